@@ -1,12 +1,13 @@
 # cython: language_level=3
 """16-bit float formats as inline conversions to and from float32, and the fused multiply-add that kernels may write.
 
-Everything here is branch free, so that a loop over it vectorizes on every instruction set, and every conversion gives the
-same bits on all of them. It must not know about arrays, dtypes codes or kernels.
+Everything here is branch free, so that a loop over it vectorizes on every instruction set, and every conversion gives
+the same bits on all of them. It must not know about arrays, dtypes codes or kernels.
 """
 from libc.stdint cimport uint16_t, uint32_t
 
-# Fused where the hardware can; elsewhere (x86-64-v2) two roundings, because a software fma costs a hundred times as much.
+# Fused where the hardware can; elsewhere (x86-64-v2) two roundings, because a software fma costs a hundred times as
+# much.
 cdef extern from *:
     """
     #if defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA)
@@ -38,8 +39,8 @@ cdef inline float float_from_bits(uint32_t bits) noexcept nogil:
 
 
 cdef inline float f16_to_f32(uint16_t half) noexcept nogil:
-    # Move exponent and mantissa into place and rebias the exponent by 112. Infinities and NaN need the rest of the way to
-    # 255; subnormals are normalized by the subtraction, which is exact and touches no float32 subnormal.
+    # Move exponent and mantissa into place and rebias the exponent by 112. Infinities and NaN need the rest of the way
+    # to 255; subnormals are normalized by the subtraction, which is exact and touches no float32 subnormal.
     cdef uint32_t magnitude = (<uint32_t>half & 0x7FFFu) << 13
     cdef uint32_t rebiased = magnitude + (112u << 23)
     rebiased += (112u << 23) if magnitude >= (31u << 23) else 0u
@@ -66,7 +67,8 @@ cdef inline float bf16_to_f32(uint16_t half) noexcept nogil:
 
 
 cdef inline uint16_t f32_to_bf16(float value) noexcept nogil:
-    # To nearest, ties to even; a NaN keeps its top bits and is made quiet, so that rounding cannot turn it into infinity.
+    # To nearest, ties to even; a NaN keeps its top bits and is made quiet, so that rounding cannot turn it into
+    # infinity.
     cdef uint32_t bits = float_bits(value)
     cdef uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16
     cdef uint32_t quiet = (bits >> 16) | 0x40u

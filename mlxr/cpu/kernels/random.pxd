@@ -30,13 +30,13 @@ ctypedef struct RandomTable:
     # Raw bits into UINT32, UINT16 or UINT8 (upstream's width 4, 2, 1); the key of split() is bits of shape [num, 2].
     void (*bits)(const ArrayRef *keys, const ArrayRef *out, int threads) noexcept nogil
 
-    # low + (high - low) * u, for FLOAT32, FLOAT16, BFLOAT16. Every operation rounds to the output dtype, as composed ops do;
-    # `low` and `high` must hold values of that dtype.
+    # low + (high - low) * u, for FLOAT32, FLOAT16, BFLOAT16. Every operation rounds to the output dtype, as composed
+    # ops do; `low` and `high` must hold values of that dtype.
     void (*uniform)(const ArrayRef *keys, float low, float high, const ArrayRef *out, int threads) noexcept nogil
 
     # loc + factor * erfinv(x) with x = 2 * u - (1 - 2**-24) in float32, for FLOAT32, FLOAT16, BFLOAT16, COMPLEX64.
-    # The caller folds the standard deviation into factor, in the output dtype: factor = sqrt(2) * scale, where sqrt(2) is the
-    # dtype's value of 1.4142135381698608. erfinv rounds to the dtype, then the product does, then the sum.
+    # The caller folds the standard deviation into factor, in the output dtype: factor = sqrt(2) * scale, where sqrt(2)
+    # is the dtype's value of 1.4142135381698608. erfinv rounds to the dtype, then the product does, then the sum.
     # COMPLEX64 takes two words per element (real, imaginary), factor = scale, and adds loc to the real part.
     void (*normal)(const ArrayRef *keys, float loc, float factor, const ArrayRef *out, int threads) noexcept nogil
 

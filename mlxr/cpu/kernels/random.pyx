@@ -229,7 +229,8 @@ cdef void keyed_block(const Job *job, const ArrayRef *keys, Py_ssize_t unit_inde
     block(job, key, unit_index % blocks, job.out + key_index * share)
 
 
-cdef void run(Job *job, const ArrayRef *keys, const ArrayRef *out, Py_ssize_t bytes_per_element, int threads) noexcept nogil:
+cdef void run(Job *job, const ArrayRef *keys, const ArrayRef *out, Py_ssize_t bytes_per_element,
+              int threads) noexcept nogil:
     """Fill `out`; `bytes_per_element` counts random bytes, not output bytes."""
     cdef Py_ssize_t count = keys.size // 2
     if count == 0 or out.size == 0:
