@@ -1,0 +1,265 @@
+# cython: language_level=3, binding=True, embedsignature=True, boundscheck=False, wraparound=False, initializedcheck=False
+"""Dispatch: from an op's call to the backend of its operands.
+
+Checks that operands live on one device, infers shape and dtype of the results, asks the device's backend to execute the
+primitive, and records a node when an operand is traced. Elementwise primitives have a path of their own that costs a
+few tens of nanoseconds; everything else goes through :func:`apply`.
+
+Must not know about particular ops or kernels.
+"""
+from mlxr.core.abi cimport ArrayRef, DTypeCode, MAX_NDIM
+from mlxr.core.convert cimport scalar_like, scalar_tensor
+from mlxr.core.device cimport Device, check_stream
+from mlxr.core.dtype cimport dtype_of
+from mlxr.core.primitive cimport Primitive
+from mlxr.core.tape cimport record
+from mlxr.core.tensor cimport (
+    Tensor, bindings, describe_shape, new_tensor, new_tensor_from_tuple, shape_tuple
+)
+from mlxr.backends.base cimport Backend
+
+from mlxr.errors import ArgumentTypeError, DeviceMismatchError, DtypeError, ShapeError
+
+
+cdef inline Backend _backend(Device device):
+    if device.backend is None:
+        device.require_backend()
+    return <Backend>device.backend
+
+
+cdef inline bint _is_scalar(object value):
+    return isinstance(value, (bool, int, float, complex))
+
+
+cdef Tensor as_tensor(object value, object op):
+    """Return `value` as a tensor, or raise ArgumentTypeError that names the op."""
+    if type(value) is Tensor:
+        return <Tensor>value
+    if _is_scalar(value):
+        return scalar_tensor(value)
+    if hasattr(value, "__array__") or hasattr(value, "__dlpack__") or hasattr(value, "__mlx_array__"):
+        return bindings.construct(value, None, None)
+    raise ArgumentTypeError(
+        f"[{op}] expected a tensor or a scalar, got {type(value).__name__}", op=str(op), value=value
+    )
+
+
+cdef int _refuse(Primitive p, tuple operands) except -1:
+    raise DtypeError(
+        f"[{p.name}] {p.refusal or 'is not defined'} for {' and '.join([x.dtype.name for x in operands])}",
+        op=p.name, dtypes=tuple([x.dtype for x in operands]),
+    )
+
+
+cdef int _refuse_devices(object op, tuple operands) except -1:
+    devices = tuple([x.device for x in operands])
+    raise DeviceMismatchError(
+        f"[{op}] the operands live on different devices: {', '.join([repr(d) for d in devices])}; move them first",
+        op=str(op), devices=devices,
+    )
+
+
+cdef inline bint _same_shape(Tensor x, Tensor y) noexcept:
+    cdef int axis
+    if x.ref.ndim != y.ref.ndim:
+        return False
+    for axis in range(x.ref.ndim):
+        if x.ref.shape[axis] != y.ref.shape[axis]:
+            return False
+    return True
+
+
+cdef Tensor unary(Primitive p, object a, object stream):
+    """Apply an elementwise primitive of one operand."""
+    cdef Tensor x = <Tensor>a if type(a) is Tensor else as_tensor(a, p.name)
+    cdef int lane = p.compute[x.ref.dtype][x.ref.dtype]
+    cdef Tensor out
+    if lane < 0:
+        _refuse(p, (x,))
+    if stream is not None:
+        check_stream(stream, x.device_, p.name)
+    out = new_tensor(dtype_of(p.result[lane]), x.device_, x.ref.ndim, x.ref.shape)
+    _backend(x.device_).unary(p, lane, x, out)
+    if x.node is not None:
+        record(p, (x,), (out,), ())
+    return out
+
+
+cdef Tensor binary(Primitive p, object a, object b, object stream):
+    """Apply an elementwise primitive of two operands, with broadcasting, promotion and weak Python scalars."""
+    cdef Tensor x, y, out
+    cdef int lane
+    if type(a) is Tensor:
+        x = <Tensor>a
+        if type(b) is Tensor:
+            y = <Tensor>b
+        elif _is_scalar(b):
+            y = scalar_like(b, x)
+        else:
+            y = as_tensor(b, p.name)
+    else:
+        if type(b) is Tensor and _is_scalar(a):
+            y = <Tensor>b
+            x = scalar_like(a, y)
+        else:
+            x = as_tensor(a, p.name)
+            y = scalar_like(b, x) if _is_scalar(b) and not _is_scalar(a) else as_tensor(b, p.name)
+    if x.device_ is not y.device_:
+        _refuse_devices(p.name, (x, y))
+    if stream is not None:
+        check_stream(stream, x.device_, p.name)
+    lane = p.compute[x.ref.dtype][y.ref.dtype]
+    if lane < 0:
+        _refuse(p, (x, y))
+    if _same_shape(x, y):
+        out = new_tensor(dtype_of(p.result[lane]), x.device_, x.ref.ndim, x.ref.shape)
+    else:
+        out = _new_broadcast(dtype_of(p.result[lane]), p.name, x, y)
+    _backend(x.device_).binary(p, lane, x, y, out)
+    if x.node is not None or y.node is not None:
+        record(p, (x, y), (out,), ())
+    return out
+
+
+cdef Tensor _new_broadcast(object dtype, object op, Tensor x, Tensor y):
+    """Return a tensor without storage of the shape that x and y broadcast to."""
+    cdef Py_ssize_t shape[MAX_NDIM]
+    cdef int ndim = max(x.ref.ndim, y.ref.ndim), axis, i, j
+    cdef Py_ssize_t m, n
+    for axis in range(ndim):
+        i = axis - ndim + x.ref.ndim
+        j = axis - ndim + y.ref.ndim
+        m = x.ref.shape[i] if i >= 0 else 1
+        n = y.ref.shape[j] if j >= 0 else 1
+        if m != n and m != 1 and n != 1:
+            raise ShapeError(
+                f"[{op}] shapes {describe_shape(x)} and {describe_shape(y)} cannot be broadcast",
+                op=str(op), shapes=(shape_tuple(x), shape_tuple(y)),
+            )
+        shape[axis] = n if m == 1 else m
+    return new_tensor(dtype, x.device_, ndim, shape)
+
+
+cpdef apply(Primitive p, tuple inputs, tuple params=(), object stream=None):
+    """Execute a primitive on tensors.
+
+    Parameters
+    ----------
+    p : Primitive
+    inputs : tuple of Tensor
+        At least one; all on one device.
+    params : tuple
+        The primitive's parameters: plain Python values.
+    stream : Stream or Device, optional
+        Must be on the operands' device.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+        As the primitive's ``infer`` says.
+    """
+    cdef Tensor x = <Tensor>inputs[0]
+    cdef Tensor y
+    cdef tuple outputs, shape
+    cdef Device device = x.device_
+    for y in inputs:
+        if y.device_ is not device:
+            _refuse_devices(p.name, inputs)
+    if stream is not None:
+        check_stream(stream, device, p.name)
+    inferred = p.infer(inputs, params)
+    if type(inferred[0]) is tuple and inferred and len(inferred[0]) == 2 and type(inferred[0][0]) is tuple:
+        outputs = tuple([new_tensor_from_tuple(dtype, device, shape) for shape, dtype in inferred])
+        _backend(device).run(p, inputs, outputs, params)
+        record(p, inputs, outputs, params)
+        return outputs
+    shape, dtype = inferred
+    outputs = (new_tensor_from_tuple(dtype, device, shape),)
+    _backend(device).run(p, inputs, outputs, params)
+    record(p, inputs, outputs, params)
+    return outputs[0]
+
+
+cpdef create(Primitive p, Device device, tuple shape, dtype, tuple params=()):
+    """Execute a primitive that has no operands (fill, arange, ...) on `device`."""
+    cdef Tensor out = new_tensor_from_tuple(dtype, device, shape)
+    _backend(device).run(p, (), (out,), params)
+    return out
+
+
+# ------------------------------------------------------------------ callables for ops
+
+def unary_function(Primitive p not None, str name, str doc):
+    """Return the public function of an elementwise primitive of one operand."""
+
+    def function(a, /, *, stream=None):
+        return unary(p, a, stream)
+
+    return _dress(function, name, doc)
+
+
+def binary_function(Primitive p not None, str name, str doc):
+    """Return the public function of an elementwise primitive of two operands."""
+
+    def function(a, b, stream=None):
+        return binary(p, a, b, stream)
+
+    return _dress(function, name, doc)
+
+
+cdef object _dress(object function, str name, str doc):
+    function.__name__ = name
+    function.__qualname__ = name
+    function.__module__ = "mlxr"
+    function.__doc__ = doc
+    return function
+
+
+def as_operand(value, op="array"):
+    """Return `value` (tensor, scalar, NumPy or DLPack array) as a tensor."""
+    return as_tensor(value, op)
+
+
+def as_operands(a, b, op="array"):
+    """Return two operands as tensors; a Python scalar takes its dtype from the other one (weak typing)."""
+    if _is_scalar(a) and not _is_scalar(b):
+        y = as_tensor(b, op)
+        return scalar_like(a, y), y
+    if _is_scalar(b) and not _is_scalar(a):
+        x = as_tensor(a, op)
+        return x, scalar_like(b, x)
+    return as_tensor(a, op), as_tensor(b, op)
+
+
+def broadcast_shapes(*shapes):
+    """Return the shape that arrays of the given shapes broadcast to.
+
+    Parameters
+    ----------
+    *shapes : sequence of int
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit.
+    """
+    cdef list result = []
+    cdef Py_ssize_t m, n
+    for shape in shapes:
+        shape = tuple(shape)
+        if len(shape) > len(result):
+            result = [1] * (len(shape) - len(result)) + result
+        for axis in range(-len(shape), 0):
+            m = result[len(result) + axis]
+            n = shape[len(shape) + axis]
+            if m != n and m != 1 and n != 1:
+                raise ShapeError(
+                    f"[broadcast_shapes] shapes {', '.join([str(tuple(s)) for s in shapes])} cannot be broadcast",
+                    op="broadcast_shapes", shapes=tuple([tuple(s) for s in shapes]),
+                )
+            result[len(result) + axis] = n if m == 1 else m
+    return tuple(result)

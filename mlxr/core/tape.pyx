@@ -1,0 +1,195 @@
+# cython: language_level=3, binding=True, embedsignature=True
+"""The tape: what reverse-mode differentiation needs to know of a computation.
+
+A transform opens a tape and marks its arguments as leaves. An op with a marked input adds a node that names the
+primitive, its inputs, outputs and parameters. Outside transforms no tensor is marked and nothing is recorded. Nodes are
+numbered in the order of execution, which is a topological order, so the reverse traversal is a walk down the numbers.
+
+Nested transforms share the outermost transform's tape; gradients of gradients work because gradients are computed by
+ops that are recorded like any other while an outer transform is running.
+
+Must not know about ops, backends or kernels.
+"""
+cimport cython
+
+import threading
+
+from mlxr.core.primitive cimport Primitive
+from mlxr.core.tensor cimport Tensor, new_view, finish_view
+from libc.string cimport memcpy
+
+# The running tape of each thread: a dynamic scope, like the device scope (docs/decisions/0003).
+_running = threading.local()
+
+cdef Py_ssize_t _next_order = 0
+
+
+@cython.final
+cdef class Node:
+    """One executed primitive on a tape, or a leaf (``primitive is None``)."""
+
+    def __repr__(self):
+        return f"<node {self.order}: {self.primitive.name if self.primitive is not None else 'leaf'}>"
+
+    def clear(self):
+        """Forget inputs and outputs, so that their memory can be reused."""
+        self.inputs = ()
+        self.outputs = ()
+        self.params = ()
+
+
+cdef class Tape:
+    """The record of one outermost transform; use :func:`scope`.
+
+    Attributes
+    ----------
+    recording : bool
+        Whether ops add nodes. Off while the outermost gradient is computed, and for good when the scope has ended, so
+        tensors that leak out of a transform are constants afterwards.
+    depth : int
+        How many nested transforms are running.
+    """
+
+    def __init__(self):
+        self.nodes = []
+        self.recording = True
+        self.depth = 0
+
+    def close(self):
+        """End the tape: stop recording and break the reference cycles between nodes and tensors."""
+        cdef Node node
+        self.recording = False
+        for node in self.nodes:
+            node.clear()
+        self.nodes.clear()
+
+
+class scope:
+    """Context of a running transform: opens the thread's tape, or joins the one that an outer transform has opened."""
+
+    __slots__ = ("tape",)
+
+    def __enter__(self):
+        tape = getattr(_running, "tape", None)
+        if tape is None:
+            tape = _running.tape = Tape()
+        tape.depth += 1
+        self.tape = tape
+        return tape
+
+    def __exit__(self, *exc):
+        tape = self.tape
+        tape.depth -= 1
+        if tape.depth == 0:
+            _running.tape = None
+            tape.close()
+        return False
+
+
+class paused:
+    """Context in which `tape` records nothing."""
+
+    __slots__ = ("tape", "was")
+
+    def __init__(self, tape):
+        self.tape = tape
+
+    def __enter__(self):
+        self.was = self.tape.recording
+        self.tape.recording = False
+
+    def __exit__(self, *exc):
+        self.tape.recording = self.was
+        return False
+
+
+def running_tape():
+    """Return the tape of the transform that this thread is in, or None."""
+    return getattr(_running, "tape", None)
+
+
+cdef Node _new_node(Tape tape, Primitive p, tuple inputs, tuple outputs, tuple params):
+    global _next_order
+    cdef Node node = Node.__new__(Node)
+    cdef Tensor x
+    cdef int k = 0
+    _next_order += 1
+    node.order = _next_order
+    node.tape = tape
+    node.primitive = p
+    node.inputs = inputs
+    node.outputs = outputs
+    node.params = params
+    tape.nodes.append(node)
+    for x in outputs:
+        x.node = node
+        x.output_index = k
+        k += 1
+    return node
+
+
+cdef bint is_traced(Tensor x):
+    """Whether a running transform records what happens to `x`. Drops the marks of tapes that have ended."""
+    if x.node is None:
+        return False
+    if (<Node>x.node).tape.recording:
+        return True
+    if (<Node>x.node).tape.depth == 0:
+        x.node = None
+    return False
+
+
+cdef int record(Primitive p, tuple inputs, tuple outputs, tuple params) except -1:
+    """Add a node if one of `inputs` is traced."""
+    cdef Tensor x
+    for x in inputs:
+        if is_traced(x):
+            _new_node((<Node>x.node).tape, p, inputs, outputs, params)
+            return 0
+    return 0
+
+
+cdef Tensor _alias(Tensor x):
+    cdef Tensor view = new_view(x, x.ref.ndim)
+    memcpy(view.ref.shape, x.ref.shape, x.ref.ndim * sizeof(Py_ssize_t))
+    memcpy(view.ref.strides, x.ref.strides, x.ref.ndim * sizeof(Py_ssize_t))
+    finish_view(view)
+    return view
+
+
+def detach(Tensor x not None):
+    """Return the same value without a mark: a constant to every transform."""
+    return _alias(x)
+
+
+def attach_node(Primitive p not None, tuple inputs, tuple outputs, tuple params):
+    """Record `outputs` as the results of `p`; for primitives whose forward pass is Python code."""
+    record(p, inputs, outputs, params)
+
+
+def leaf(Tape tape not None, Tensor x not None, Primitive identity):
+    """Return an alias of `x` marked as a leaf of `tape`.
+
+    If an outer transform traces `x`, the leaf is recorded as ``identity(x)``, so that the outer gradient passes it.
+    """
+    cdef Tensor view = _alias(x)
+    if is_traced(x):
+        _new_node(tape, identity, (x,), (view,), ())
+    else:
+        _new_node(tape, None, (), (view,), ())
+    return view
+
+
+def node_of(Tensor x not None):
+    """Return the node that made `x`, or None for a constant."""
+    return x.node
+
+
+def is_recorded(Tensor x not None):
+    """Tell whether a running transform records what happens to `x`."""
+    return is_traced(x)
+
+
+def position_of(Tensor x not None):
+    """Return which output of its node `x` is."""
+    return x.output_index

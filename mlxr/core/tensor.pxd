@@ -1,0 +1,46 @@
+# cython: language_level=3
+"""Tensor, and the functions that make tensors over storages: see tensor.pyx."""
+from mlxr.core.abi cimport ArrayRef, INLINE_NDIM, MAX_NDIM
+from mlxr.core.device cimport Device
+from mlxr.core.dtype cimport Dtype
+from mlxr.core.storage cimport Storage
+
+
+cdef class Tensor:
+    # The view: data is NULL while a lazy backend holds the elements behind `storage.owner`.
+    cdef ArrayRef ref
+    # Bytes from the start of the storage to the element at index (0, 0, ...).
+    cdef Py_ssize_t offset
+    cdef Storage storage
+    cdef Dtype dtype_
+    cdef Device device_
+    # Where the tape knows this value: a mlxr.core.tape.Node, or None outside transforms.
+    cdef object node
+    cdef int output_index
+    cdef Py_ssize_t inline_dims[2 * INLINE_NDIM]
+    cdef object __weakref__
+
+
+# What mlxr.ops installs: the functions behind the operators and methods.
+cdef class Bindings:
+    cdef public object construct, getitem, setitem, at, to_numpy, to_dlpack, to_string, to_list, to_format
+    cdef public object add, subtract, multiply, divide, floor_divide, remainder, power, matmul
+    cdef public object negative, abs, bitwise_invert, logical_not
+    cdef public object bitwise_and, bitwise_or, bitwise_xor, left_shift, right_shift
+    cdef public object equal, not_equal, less, less_equal, greater, greater_equal
+    cdef public dict methods
+
+cdef Bindings bindings
+
+# A tensor with the layout of a fresh row-major array and no storage yet. Raises ShapeError for an impossible shape.
+cdef Tensor new_tensor(Dtype dtype, Device device, int ndim, const Py_ssize_t *shape)
+cdef Tensor new_tensor_from_tuple(Dtype dtype, Device device, tuple shape)
+# A tensor on the storage of x with room for ndim extents; the caller fills shape and strides, then calls finish_view.
+cdef Tensor new_view(Tensor x, int ndim)
+cdef int finish_view(Tensor view) except -1
+cdef int attach(Tensor x, Storage storage) except -1
+cdef tuple shape_tuple(Tensor x)
+cdef tuple strides_tuple(Tensor x)
+cdef int overwrite(Tensor target, Tensor source) except -1
+cdef int normalize_axis(object axis, int ndim, object op) except -1
+cdef str describe_shape(Tensor x)

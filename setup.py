@@ -1,0 +1,127 @@
+"""Build the Cython modules of mlxr.
+
+Ordinary modules are built once. The kernels in ``mlxr/cpu/kernels`` are translated to C once and compiled once per
+instruction set, into ``mlxr/cpu/<isa>/``; the CPU backend picks one set when it is imported.
+
+Build options (environment variables):
+    MLXR_BUILD_ISA       comma-separated instruction sets (v2,v3,v4 on x86-64; base elsewhere), or ``native`` for the best
+                         one that this machine runs. Default: all of the architecture.
+    MLXR_BUILD_SANITIZE  ``address,undefined``: build with these sanitizers (see ``make sanitize``).
+    MLXR_BUILD_JOBS      compilers to run at a time. Default: the number of processors.
+"""
+
+import os
+import pathlib
+import platform
+import shutil
+import sys
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = pathlib.Path(__file__).parent
+KERNELS = pathlib.Path("mlxr/cpu/kernels")
+MACOS = sys.platform == "darwin"
+JOBS = int(os.environ.get("MLXR_BUILD_JOBS", os.cpu_count() or 1))
+
+ARCH_FLAGS = {
+    "v2": ["-march=x86-64-v2"],
+    "v3": ["-march=x86-64-v3"],
+    "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "base": [],
+}
+COMMON_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fno-semantic-interposition"]
+# What Cython's own code trips over; everything else is an error in our sources.
+WARNINGS = ["-Wall", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-maybe-uninitialized"]
+OPENMP_COMPILE = ["-Xpreprocessor", "-fopenmp"] if MACOS else ["-fopenmp"]
+OPENMP_LINK = ["-lomp"] if MACOS else ["-fopenmp"]
+
+
+def instruction_sets():
+    """Return the instruction sets to build kernels for."""
+    every = ["v2", "v3", "v4"] if platform.machine().lower() in ("x86_64", "amd64") else ["base"]
+    wanted = os.environ.get("MLXR_BUILD_ISA", "all")
+    if wanted == "all":
+        return every
+    if wanted == "native":
+        return [best_instruction_set(every)]
+    chosen = [isa for isa in wanted.split(",") if isa]
+    unknown = set(chosen) - set(every)
+    if unknown or not chosen:
+        raise SystemExit(f"MLXR_BUILD_ISA={wanted}: this machine knows {', '.join(every)}, all and native")
+    return chosen
+
+
+def best_instruction_set(every):
+    """Return the richest instruction set that this machine's processor runs."""
+    if every == ["base"]:
+        return "base"
+    try:
+        flags = set(pathlib.Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split())
+    except (OSError, IndexError):
+        return "v2"
+    if {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= flags:
+        return "v4"
+    return "v3" if {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"} <= flags else "v2"
+
+
+def sanitizer_flags():
+    """Return the flags that MLXR_BUILD_SANITIZE asks for."""
+    wanted = os.environ.get("MLXR_BUILD_SANITIZE")
+    return [f"-fsanitize={wanted}", "-fno-omit-frame-pointer", "-g"] if wanted else []
+
+
+def module_name(path):
+    """Return the dotted name of the module in `path`."""
+    return ".".join(path.with_suffix("").parts)
+
+
+def extension(name, source, isa_flags):
+    """Return the Extension of one compiled module."""
+    return Extension(
+        name,
+        [str(source)],
+        include_dirs=[str(KERNELS)],
+        extra_compile_args=[*COMMON_FLAGS, *WARNINGS, *isa_flags, *OPENMP_COMPILE, *sanitizer_flags()],
+        extra_link_args=[*OPENMP_LINK, *sanitizer_flags()],
+        define_macros=[("CYTHON_USE_SYS_MONITORING", "0")],
+    )
+
+
+def extensions():
+    """Return every extension module; translates the kernels and lays out one copy of their C per instruction set."""
+    os.chdir(ROOT)
+    sources = sorted(pathlib.Path("mlxr").rglob("*.pyx"))
+    ordinary = [p for p in sources if KERNELS not in p.parents]
+    kernels = [p for p in sources if KERNELS in p.parents]
+    translated = cythonize(
+        [extension(module_name(p), p, []) for p in [*ordinary, *kernels]],
+        nthreads=JOBS if len(sources) > 1 and not MACOS else 0,
+        compiler_directives={"language_level": 3},
+        show_all_warnings=False,
+    )
+    result = translated[: len(ordinary)]
+    for isa in instruction_sets():
+        folder = pathlib.Path("build/kernels") / isa
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in kernels:
+            source = folder / path.with_suffix(".c").name
+            generated = path.with_suffix(".c")
+            if not source.exists() or source.read_bytes() != generated.read_bytes():
+                shutil.copyfile(generated, source)
+            name = f"mlxr.cpu.{isa}.{path.stem}"
+            result.append(extension(name, source, ARCH_FLAGS[isa]))
+    return result
+
+
+class BuildExtensions(build_ext):
+    """build_ext that runs several compilers at a time."""
+
+    def finalize_options(self):
+        """Take the number of jobs from MLXR_BUILD_JOBS."""
+        super().finalize_options()
+        self.parallel = self.parallel or JOBS
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions})
