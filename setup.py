@@ -110,6 +110,7 @@ def extensions():
             generated = path.with_suffix(".c")
             if not source.exists() or source.read_bytes() != generated.read_bytes():
                 shutil.copyfile(generated, source)
+            pathlib.Path("mlxr/cpu", isa).mkdir(exist_ok=True)  # an in-place build puts the modules there
             name = f"mlxr.cpu.{isa}.{path.stem}"
             result.append(extension(name, source, ARCH_FLAGS[isa]))
     return result
