@@ -83,6 +83,7 @@ def extension(name, source, isa_flags):
         name,
         [str(source)],
         include_dirs=[str(KERNELS)],
+        depends=[str(header) for header in sorted(KERNELS.glob("*.h"))],
         extra_compile_args=[*COMMON_FLAGS, *WARNINGS, *isa_flags, *OPENMP_COMPILE, *sanitizer_flags()],
         extra_link_args=[*OPENMP_LINK, *sanitizer_flags()],
         define_macros=[("CYTHON_USE_SYS_MONITORING", "0")],
