@@ -18,7 +18,9 @@ __all__ = [
     "DeviceMismatchError",
     "DtypeError",
     "ExportError",
+    "FileAccessError",
     "FileFormatError",
+    "FileMissingError",
     "InvalidValueError",
     "MlxrError",
     "OutOfMemoryError",
@@ -108,3 +110,14 @@ class ExportError(MlxrError, BufferError):
 
 class FileFormatError(MlxrError, ValueError, RuntimeError):
     """A file is not what it says it is (facts: ``file``, ``tensor``, ``reason``)."""
+
+
+class FileAccessError(MlxrError, OSError, RuntimeError, ValueError):
+    """The operating system refused to open, read or write a file (facts: ``file``, ``reason``, ``errno``)."""
+
+    # OSError's own would print its errno and leave out the rest.
+    __str__ = Exception.__str__
+
+
+class FileMissingError(FileAccessError, FileNotFoundError):
+    """A file or its folder does not exist (facts: ``file``, ``reason``, ``errno``)."""
