@@ -53,8 +53,9 @@ ctypedef struct FusedTable:
 
     # out = logsumexp(logits) - logits[target] for each row, in one pass over the logits. targets and out have the
     # shape of logits without its last axis. A negative target counts from the end; one out of range gives NaN.
-    int (*cross_entropy)(const ArrayRef *logits, const ArrayRef *targets, const ArrayRef *out, int threads) noexcept nogil
+    int (*cross_entropy)(const ArrayRef *logits, const ArrayRef *targets, const ArrayRef *out,
+                         int threads) noexcept nogil
 
     # dlogits = (softmax(logits) - onehot(target)) * g, where g has the shape of targets.
-    int (*cross_entropy_vjp)(const ArrayRef *logits, const ArrayRef *targets, const ArrayRef *g, const ArrayRef *dlogits,
-                             int threads) noexcept nogil
+    int (*cross_entropy_vjp)(const ArrayRef *logits, const ArrayRef *targets, const ArrayRef *g,
+                             const ArrayRef *dlogits, int threads) noexcept nogil

@@ -715,9 +715,8 @@ cdef int cross_entropy_vjp(const ArrayRef *logits, const ArrayRef *targets, cons
     job.targets = targets
     job.g = g
     job.out = dlogits
-    parallel_range(
-        cross_entropy_vjp_range_d if is_double(logits) or is_double(dlogits) else cross_entropy_vjp_range_f, &job,
-        row_count(logits), 8 * logits.shape[logits.ndim - 1], threads)
+    parallel_range(cross_entropy_vjp_range_d if is_double(logits) or is_double(dlogits) else cross_entropy_vjp_range_f,
+                   &job, row_count(logits), 8 * logits.shape[logits.ndim - 1], threads)
     return status(&job)
 
 

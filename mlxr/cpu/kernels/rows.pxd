@@ -25,8 +25,10 @@ cdef extern from *:
     typedef uint16_t mlxr_u16u __attribute__((aligned(1), may_alias));
     typedef float mlxr_f32u __attribute__((aligned(1), may_alias));
     typedef double mlxr_f64u __attribute__((aligned(1), may_alias));
-    static inline float mlxr_row_exp2i(int32_t n) { uint32_t u = (uint32_t)(n + 127) << 23; float x; memcpy(&x, &u, 4); return x; }
-    static inline double mlxr_row_exp2l(int64_t n) { uint64_t u = (uint64_t)(n + 1023) << 52; double x; memcpy(&x, &u, 8); return x; }
+    static inline float mlxr_row_exp2i(int32_t n)
+    { uint32_t u = (uint32_t)(n + 127) << 23; float x; memcpy(&x, &u, 4); return x; }
+    static inline double mlxr_row_exp2l(int64_t n)
+    { uint64_t u = (uint64_t)(n + 1023) << 52; double x; memcpy(&x, &u, 8); return x; }
     """
     ctypedef uint16_t u16u "mlxr_u16u"
     ctypedef float f32u "mlxr_f32u"
