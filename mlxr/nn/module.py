@@ -473,6 +473,8 @@ def _plan_replacements(
     else:
         return
     for key, new in entries:
+        if _is_placeholder(new):
+            continue
         here = f"{path}.{key}" if path else str(key)
         if not _has(into, key):
             if strict:
@@ -483,6 +485,11 @@ def _plan_replacements(
             plan.append((into, key, new))
         else:
             _plan_replacements(old, new, here, strict, fits, plan)
+
+
+def _is_placeholder(value: Any) -> bool:
+    """Return whether `value` is what `Module.filter_and_map` leaves of a value that is not selected."""
+    return isinstance(value, (dict, list)) and not value and not isinstance(value, Module)
 
 
 def _has(container: Any, key: Any) -> bool:

@@ -85,6 +85,8 @@ class Layer:
         outputs = leaves(layer(*inputs, **self.call))
         weights = {k: mx.array(draw(generator, tuple(v.shape), "f")) for k, v in sorted(outputs.items())}
         result = {f"out.{k}": np.array(v) for k, v in outputs.items()}
+        if not hasattr(layer, "nonlinearity"):  # which is printed with its address
+            result["repr"] = np.array(repr(layer))
         for k, v in leaves(layer.parameters()).items():
             if hasattr(v, "shape"):
                 result[f"param.{k}"] = np.array(v)

@@ -16,9 +16,12 @@ GOLDEN = packed.load(Path(__file__).parent.parent / "golden" / "nn.npz")
 
 
 def require_equal(found: cases_nn.Arrays, expected: cases_nn.Arrays) -> None:
-    """Compare arrays by name: names, dtypes and shapes exactly, values to rounding."""
+    """Compare arrays by name: names, dtypes, shapes and texts exactly, numbers to rounding."""
     assert sorted(found) == sorted(expected)
     for name, array in expected.items():
+        if array.dtype.kind == "U":
+            assert str(found[name]) == str(array)
+            continue
         assert found[name].dtype == array.dtype, name
         assert found[name].shape == array.shape, name
         np.testing.assert_allclose(found[name], array, rtol=3e-5, atol=2e-5, err_msg=name)

@@ -196,7 +196,7 @@ class QuantizedLinear(_Quantized):
     def from_linear(
         cls, linear_layer: Module, group_size: int | None = None, bits: int | None = None, mode: str = "affine"
     ) -> QuantizedLinear:
-        """Return a layer with the quantized weight, and the bias, of `linear_layer`."""
+        """Return a layer with the quantized weight of `linear_layer`, and with its bias, which is not frozen."""
         output_dims, input_dims = linear_layer.weight.shape
         layer = cls(input_dims, output_dims, False, group_size, bits, mode=mode)
         layer._set_weight(linear_layer.weight)

@@ -54,9 +54,9 @@ class RNN(_Recurrent):
         self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: Callable | None = None
     ) -> None:
         super().__init__(hidden_size)
-        self.nonlinearity = nonlinearity or tanh
-        if not callable(self.nonlinearity):
+        if nonlinearity is not None and not callable(nonlinearity):
             raise InvalidValueError(f"nonlinearity must be callable, not {nonlinearity!r}", nonlinearity=nonlinearity)
+        self.nonlinearity = tanh if nonlinearity is None else nonlinearity
         self.Wxh = self._uniform(hidden_size, input_size)
         self.Whh = self._uniform(hidden_size, hidden_size)
         self.bias = self._uniform(hidden_size) if bias else None
