@@ -1,0 +1,600 @@
+# cython: language_level=3, cdivision=True
+"""Scalar mathematics as inline functions that a compiler can vectorize: the functions of one element of the elementwise ops.
+
+Every function is straight-line code: no branch that does work, no table, no call into a library. Conditions are
+selections (`a if c else b`), which compilers turn into masks. It must not know about arrays, dtype codes or kernels.
+
+Names: `exp_f32` takes and returns float32 and works in float32; `exp_d` works in double but is accurate to some 2**-30
+only: enough for the float32 functions built from it, which round its result once, and useless for float64. float64
+functions are the C library's. Accuracy and special values are stated in docs/numerics.md, and measured over all inputs.
+"""
+from libc.math cimport (
+    acos, acosh, asin, asinh, atan, atan2, atanh, ceil, ceilf, cos, cosh, erf, erfc, exp, exp2, expm1, fabs, fabsf, floor,
+    floorf, fmod, fmodf, log, log10, log1p, log2, pow, rint, rintf, sin, sinh, sqrt, sqrtf, tan, tanh, trunc, truncf,
+    INFINITY, NAN,
+)
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+
+from mlxr.cpu.kernels.half cimport float_bits, float_from_bits, fused_f32, fused_f64
+
+cdef extern from *:
+    """
+    /* A loop over `out[i] = f(x[i])` vectorizes only if f is inlined, however long it is. Cython writes CYTHON_INLINE in
+     * front of every `cdef inline` function; from here on it means "always". */
+    #undef CYTHON_INLINE
+    #define CYTHON_INLINE __inline__ __attribute__((always_inline, unused))
+    """
+
+ctypedef fused real:
+    float
+    double
+
+ctypedef fused integer:
+    int32_t
+    uint32_t
+    int64_t
+    uint64_t
+
+cdef union Float64Bits:
+    double value
+    uint64_t bits
+
+
+cdef inline uint64_t double_bits(double value) noexcept nogil:
+    cdef Float64Bits cast
+    cast.value = value
+    return cast.bits
+
+
+cdef inline double double_from_bits(uint64_t bits) noexcept nogil:
+    cdef Float64Bits cast
+    cast.bits = bits
+    return cast.value
+
+
+# ---- Building blocks in double, good to about 2**-33 ---------------------------------------------------------------
+
+cdef inline double exp_tail_d(double r) noexcept nogil:
+    """exp(r) - 1 for |r| <= log(2)/2, relative error 2**-34."""
+    cdef double q = 0.00019918665473354674
+    q = fused_f64(q, r, 0.0013946173238320347)
+    q = fused_f64(q, r, 0.008333263847239402)
+    q = fused_f64(q, r, 0.04166626857118655)
+    q = fused_f64(q, r, 0.16666666862820392)
+    q = fused_f64(q, r, 0.5000000078300035)
+    return fused_f64(q * r, r, r)
+
+
+cdef inline double power_of_two_d(double n_shifted) noexcept nogil:
+    """2**n, where n_shifted = n + 1.5 * 2**52 holds the integer n in its low bits; |n| <= 1022."""
+    return double_from_bits((double_bits(n_shifted) + 1023) << 52)
+
+
+cdef inline double clamp_d(double x, double low, double high) noexcept nogil:
+    """x limited to [low, high]; NaN passes."""
+    cdef double t = low if x < low else x
+    return high if t > high else t
+
+
+cdef inline double exp_d(double x) noexcept nogil:
+    cdef double t = clamp_d(x, -700.0, 700.0)
+    cdef double z = fused_f64(t, 1.4426950408889634, 6755399441055744.0)
+    cdef double r = fused_f64(z - 6755399441055744.0, -0.6931471805599453, t)
+    return fused_f64(exp_tail_d(r), power_of_two_d(z), power_of_two_d(z))
+
+
+cdef inline double exp2_d(double x) noexcept nogil:
+    cdef double t = clamp_d(x, -1000.0, 1000.0)
+    cdef double z = t + 6755399441055744.0
+    cdef double r = (t - (z - 6755399441055744.0)) * 0.6931471805599453
+    return fused_f64(exp_tail_d(r), power_of_two_d(z), power_of_two_d(z))
+
+
+cdef inline double expm1_d(double x) noexcept nogil:
+    cdef double t = clamp_d(x, -700.0, 700.0)
+    cdef double z = fused_f64(t, 1.4426950408889634, 6755399441055744.0)
+    cdef double r = fused_f64(z - 6755399441055744.0, -0.6931471805599453, t)
+    return fused_f64(exp_tail_d(r), power_of_two_d(z), power_of_two_d(z) - 1.0)
+
+
+cdef inline double log_mantissa_d(double m) noexcept nogil:
+    """log(m) for m in [sqrt(1/2), sqrt(2)]: twice the inverse hyperbolic tangent of (m-1)/(m+1)."""
+    cdef double f = m - 1.0
+    cdef double s = f / (m + 1.0)
+    cdef double z = s * s
+    cdef double q = 0.19584361691729368
+    q = fused_f64(q, z, 0.22176174520461447)
+    q = fused_f64(q, z, 0.2857210948582426)
+    q = fused_f64(q, z, 0.3999999561890115)
+    q = fused_f64(q, z, 0.6666666667580872)
+    return fused_f64(q * z, s, s + s)
+
+
+cdef inline double exponent_d(uint64_t shifted) noexcept nogil:
+    """The exponent whose biased value is in the top bits of `shifted`, as a double."""
+    return double_from_bits((shifted >> 52) | <uint64_t> 0x4330000000000000) - 4503599627371519.0
+
+
+cdef inline double log_d(double x) noexcept nogil:
+    """log(x) for normal x > 0; relative error 2**-44. Anything for other x (see `log_limits`)."""
+    cdef uint64_t bits = double_bits(x)
+    cdef uint64_t shifted = bits - <uint64_t> 0x3fe6a09e667f3bcd + <uint64_t> 0x3ff0000000000000
+    cdef double m = double_from_bits(bits - (shifted & <uint64_t> 0xfff0000000000000) + <uint64_t> 0x3ff0000000000000)
+    return fused_f64(exponent_d(shifted), 0.6931471805599453, log_mantissa_d(m))
+
+
+cdef inline double log2_d(double x) noexcept nogil:
+    cdef uint64_t bits = double_bits(x)
+    cdef uint64_t shifted = bits - <uint64_t> 0x3fe6a09e667f3bcd + <uint64_t> 0x3ff0000000000000
+    cdef double m = double_from_bits(bits - (shifted & <uint64_t> 0xfff0000000000000) + <uint64_t> 0x3ff0000000000000)
+    return fused_f64(log_mantissa_d(m), 1.4426950408889634, exponent_d(shifted))
+
+
+cdef inline double log1p_d(double x) noexcept nogil:
+    """log(1 + x) for x > -1: the logarithm of the rounded sum, and what the rounding took away."""
+    cdef double u = 1.0 + x
+    return log_d(u) + (x - (u - 1.0))
+
+
+cdef inline double log_limits(double x, double value) noexcept nogil:
+    """`value` for finite x > 0, and what a logarithm gives elsewhere."""
+    cdef double t = value if x < INFINITY else x + x
+    t = -INFINITY if x == 0 else t
+    return <double> NAN if x < 0 else t
+
+
+cdef inline double atan_d(double x) noexcept nogil:
+    """atan(x), relative error 2**-36."""
+    cdef double a = fabs(x)
+    cdef double t = 1.0 / a if a > 1.0 else a
+    cdef double z = t * t
+    cdef double q = -0.0002800492464038233
+    q = fused_f64(q, z, 0.002251578879665882)
+    q = fused_f64(q, z, -0.008501725248188135)
+    q = fused_f64(q, z, 0.02038130804655526)
+    q = fused_f64(q, z, -0.03575834165684609)
+    q = fused_f64(q, z, 0.05082310439913684)
+    q = fused_f64(q, z, -0.06385090927244323)
+    q = fused_f64(q, z, 0.07621020521561755)
+    q = fused_f64(q, z, -0.09078432411805679)
+    q = fused_f64(q, z, 0.11109685398379236)
+    q = fused_f64(q, z, -0.14285617102549686)
+    q = fused_f64(q, z, 0.199999966362794)
+    q = fused_f64(q, z, -0.333333332923925)
+    cdef double r = fused_f64(q * z, t, t)
+    return copysign_d(1.5707963267948966 - r if a > 1.0 else r, x)
+
+
+cdef inline double asin_tail_d(double z) noexcept nogil:
+    """(asin(t) - t) / t for z = t**2 in [0, 1/4]."""
+    cdef double q = 0.03294230581073536
+    q = fused_f64(q, z, 0.001947899042739152)
+    q = fused_f64(q, z, 0.020659265746411866)
+    q = fused_f64(q, z, 0.02186296016665293)
+    q = fused_f64(q, z, 0.030426847506390384)
+    q = fused_f64(q, z, 0.04464068741242186)
+    q = fused_f64(q, z, 0.07500005042894525)
+    q = fused_f64(q, z, 0.16666666626717885)
+    return q * z
+
+
+cdef inline double copysign_d(double magnitude, double sign) noexcept nogil:
+    return double_from_bits((double_bits(magnitude) & <uint64_t> 0x7fffffffffffffff)
+                            | (double_bits(sign) & <uint64_t> 0x8000000000000000))
+
+
+cdef inline float copysign_f32(float magnitude, float sign) noexcept nogil:
+    return float_from_bits((float_bits(magnitude) & <uint32_t> 0x7fffffff) | (float_bits(sign) & <uint32_t> 0x80000000))
+
+
+# ---- Arithmetic ----------------------------------------------------------------------------------------------------
+
+cdef inline real maximum(real x, real y) noexcept nogil:
+    return x if (x > y) | (x != x) else y
+
+
+cdef inline real minimum(real x, real y) noexcept nogil:
+    return x if (x < y) | (x != x) else y
+
+
+cdef inline float relu_f32(float x) noexcept nogil:
+    return maximum(x, <float> 0.0)
+
+
+cdef inline float rsqrt_f32(float x) noexcept nogil:
+    return <float> (1.0 / sqrt(<double> x))
+
+
+cdef inline integer negate(integer x) noexcept nogil:
+    return <integer> (0 - <uint64_t> x)
+
+
+# ---- exp, log and what follows from them ---------------------------------------------------------------------------
+
+cdef inline float exp_f32(float x) noexcept nogil:
+    cdef float t = <float> 89.0 if x > <float> 89.0 else x
+    t = <float> -104.0 if t < <float> -104.0 else t
+    cdef float z = fused_f32(t, <float> 1.4426950408889634, <float> 12582912.0)
+    cdef float n = z - <float> 12582912.0
+    # exp(r + tail) for r = t - n log(2) up to the tail: the tail joins the small terms, so that r is not rounded
+    cdef float r = fused_f32(n, <float> -0.693145751953125, t)
+    cdef float tail = n * <float> -1.428606765330187e-06
+    cdef float s = r + tail
+    cdef float q = <float> 0.001395057519525953
+    q = fused_f32(q, s, <float> 0.00836895342849832)
+    q = fused_f32(q, s, <float> 0.04166620449722392)
+    q = fused_f32(q, s, <float> 0.1666651830791319)
+    q = fused_f32(q, s, <float> 0.5000000095661987)
+    q = <float> 1.0 + (r + fused_f32(q * s, s, tail))
+    # 2**n in two factors: the result may be subnormal (rounded once, in the last product) or overflow
+    cdef uint32_t k = float_bits(z) - float_bits(<float> 12582912.0)
+    cdef uint32_t half = <uint32_t> (<int32_t> k >> 1)
+    return q * float_from_bits((half + 127) << 23) * float_from_bits((k - half + 127) << 23)
+
+
+cdef inline float log_f32(float x) noexcept nogil:
+    cdef float scaled = x * <float> 8388608.0 if x < <float> 1.1754943508222875e-38 else x
+    cdef uint32_t bits = float_bits(scaled)
+    cdef int32_t k = <int32_t> (bits - <uint32_t> 0x3f3504f3) >> 23
+    cdef float m = float_from_bits(bits - (<uint32_t> k << 23))
+    cdef float n = <float> k
+    n = n - <float> 23.0 if x < <float> 1.1754943508222875e-38 else n
+    cdef float f = m - <float> 1.0
+    cdef float q = <float> 0.06746648464072927
+    q = fused_f32(q, f, <float> -0.1167566934010245)
+    q = fused_f32(q, f, <float> 0.1188816822756286)
+    q = fused_f32(q, f, <float> -0.12405587112772473)
+    q = fused_f32(q, f, <float> 0.14219551545046188)
+    q = fused_f32(q, f, <float> -0.1666799587317598)
+    q = fused_f32(q, f, <float> 0.20002118675452857)
+    q = fused_f32(q, f, <float> -0.2500000960077397)
+    q = fused_f32(q, f, <float> 0.3333331260464049)
+    # n log(2) + f + f**2 (q f - 1/2), the large terms added with their rounding errors
+    cdef float tail = f * f * fused_f32(q, f, <float> -0.5)
+    cdef float inner = f + tail
+    cdef float large = n * <float> 0.693145751953125
+    cdef float total = large + inner
+    cdef float error = (large - total) + inner + (tail - (inner - f))
+    cdef float value = total + fused_f32(n, <float> 1.428606765330187e-06, error)
+    value = value if x < <float> INFINITY else x + x
+    value = <float> -INFINITY if x == 0 else value
+    return <float> NAN if x < 0 else value
+
+
+cdef inline float expm1_f32(float x) noexcept nogil:
+    # clamped, so that -0.0 and subnormals have to be kept apart
+    return <float> expm1_d(x) if x != 0 else x
+
+
+cdef inline float log1p_f32(float x) noexcept nogil:
+    cdef double d = x
+    return <float> log_limits(1.0 + d, log1p_d(d)) if x != 0 else x
+
+
+cdef inline float log2_f32(float x) noexcept nogil:
+    cdef double d = x
+    return <float> log_limits(d, log2_d(d))
+
+
+cdef inline float log10_f32(float x) noexcept nogil:
+    cdef double d = x
+    return <float> log_limits(d, log_d(d) * 0.4342944819032518)
+
+
+cdef inline float tanh_f32(float x) noexcept nogil:
+    cdef double d = x
+    cdef double e = expm1_d(2.0 * fabs(clamp_d(d, -20.0, 20.0)))
+    return copysign_f32(<float> (e / (e + 2.0)), x)
+
+
+cdef inline float sinh_f32(float x) noexcept nogil:
+    cdef double e = expm1_d(fabs(<double> x))
+    return copysign_f32(<float> (0.5 * (e + e / (e + 1.0))), x)
+
+
+cdef inline float cosh_f32(float x) noexcept nogil:
+    cdef double e = exp_d(fabs(<double> x))
+    return <float> (0.5 * (e + 1.0 / e))
+
+
+cdef inline float arcsinh_f32(float x) noexcept nogil:
+    cdef double a = fabs(<double> x)
+    cdef double r = log1p_d(a + a * a / (1.0 + sqrt(1.0 + a * a)))
+    return copysign_f32(<float> (r if a < INFINITY else a), x)
+
+
+cdef inline float arccosh_f32(float x) noexcept nogil:
+    cdef double t = <double> x - 1.0
+    cdef double r = log1p_d(t + sqrt(t + t + t * t))
+    r = r if t < INFINITY else t
+    return <float> r if t >= 0 else <float> NAN
+
+
+cdef inline float arctanh_f32(float x) noexcept nogil:
+    cdef double a = fabs(<double> x)
+    cdef double r = 0.5 * log1p_d(2.0 * a / (1.0 - a))
+    r = <double> INFINITY if a == 1.0 else r
+    return copysign_f32(<float> r, x) if a <= 1.0 else <float> NAN
+
+
+cdef inline float sigmoid_f32(float x) noexcept nogil:
+    return <float> (1.0 / (1.0 + exp_d(-<double> x)))
+
+
+cdef inline float softplus_f32(float x) noexcept nogil:
+    """log(1 + exp(x))"""
+    cdef double a = fabs(<double> x)
+    cdef double r = log1p_d(exp_d(-a))
+    r = <double> x + r if x > 0 else r
+    return <float> r
+
+
+cdef inline float silu_f32(float x) noexcept nogil:
+    cdef double d = clamp_d(x, -700.0, INFINITY)
+    return <float> (d / (1.0 + exp_d(-d)))
+
+
+cdef inline float gelu_sigmoid_f32(float x) noexcept nogil:
+    """x * sigmoid(1.702 x)"""
+    cdef double d = clamp_d(x, -400.0, INFINITY)
+    return <float> (d / (1.0 + exp_d(-1.702 * d)))
+
+
+cdef inline float gelu_tanh_f32(float x) noexcept nogil:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x**3))), which is x * sigmoid of twice the argument"""
+    cdef double d = clamp_d(x, -20.0, INFINITY)
+    cdef double u = d * fused_f64(d * d, 0.07135481627159982, 1.5957691216057308)
+    return <float> (d / (1.0 + exp_d(-u)))
+
+
+cdef inline float gelu_f32(float x) noexcept nogil:
+    """x Phi(x): with t = |x|/sqrt(2), Phi(-|x|) = exp(-t**2) erfcx(t) / 2"""
+    cdef double d = clamp_d(x, -15.0, INFINITY)
+    cdef double a = fabs(15.0 if d > 15.0 else d)
+    cdef double t = a * 0.7071067811865476
+    cdef double u = (t - 4.0) / (t + 4.0)
+    cdef double q = 0.00010153662621738563
+    q = fused_f64(q, u, -2.816301913158497e-05)
+    q = fused_f64(q, u, -0.0008149961961489725)
+    q = fused_f64(q, u, 0.004058740261504315)
+    q = fused_f64(q, u, -0.012839774578795182)
+    q = fused_f64(q, u, 0.03129978198152332)
+    q = fused_f64(q, u, -0.06310833242263378)
+    q = fused_f64(q, u, 0.10896309781283418)
+    q = fused_f64(q, u, -0.16425778793636012)
+    q = fused_f64(q, u, 0.2187196813960738)
+    q = fused_f64(q, u, -0.2590680492442607)
+    q = fused_f64(q, u, 0.13699945761603444)
+    cdef double lower = 0.5 * a * q * exp_d(-t * t)          # a Phi(-a)
+    return <float> (d - lower if d >= 0 else -lower)
+
+
+cdef inline float erf_f32(float x) noexcept nogil:
+    cdef float a = fabsf(x)
+    # |x| < 1.12: x + x p(x**2 - 0.5), centred so that the terms and their rounding errors stay small
+    cdef float z = fused_f32(x, x, <float> -0.5)
+    cdef float p = <float> -8.640294584551172e-06
+    p = fused_f32(p, z, <float> 7.863089730004756e-05)
+    p = fused_f32(p, z, <float> -0.0005616630806481517)
+    p = fused_f32(p, z, <float> 0.00348026103732275)
+    p = fused_f32(p, z, <float> -0.018283818591464638)
+    p = fused_f32(p, z, <float> 0.07940998507467437)
+    p = fused_f32(p, z, <float> -0.2810721803841441)
+    p = fused_f32(p, z, <float> -0.034531261297940485)
+    # otherwise 1 - exp(q(|x|)), which is one from 4 on
+    cdef float t = <float> 4.0 if a > <float> 4.0 else a
+    cdef float q = <float> 0.0001719054811743615
+    q = fused_f32(q, t, <float> -0.002796165226245004)
+    q = fused_f32(q, t, <float> 0.02119058700003843)
+    q = fused_f32(q, t, <float> -0.10165951988316023)
+    q = fused_f32(q, t, <float> -0.6399303090092241)
+    q = fused_f32(q, t, <float> -1.125935543231237)
+    q = fused_f32(q, t, <float> -0.0006467610783065604)
+    cdef float large = <float> 1.0 - exp_f32(q)
+    return fused_f32(p, x, x) if a < <float> 1.12 else copysign_f32(large, x)
+
+
+cdef inline float erfinv_f32(float x) noexcept nogil:
+    cdef double d = x
+    cdef double w = -log_d((1.0 - d) * (1.0 + d))
+    cdef double s = w - 2.5
+    cdef double p = 1.3285738816211805e-10
+    p = fused_f64(p, s, 4.3702945970536514e-10)
+    p = fused_f64(p, s, -1.1023187103824306e-08)
+    p = fused_f64(p, s, 1.6457254572949478e-08)
+    p = fused_f64(p, s, 4.796986915768533e-07)
+    p = fused_f64(p, s, -3.4260122833568305e-06)
+    p = fused_f64(p, s, -4.998759369647347e-06)
+    p = fused_f64(p, s, 0.00021826355773677246)
+    p = fused_f64(p, s, -0.0012527048771845447)
+    p = fused_f64(p, s, -0.004177324636433471)
+    p = fused_f64(p, s, 0.2466402757856253)
+    p = fused_f64(p, s, 1.5014093516925653)
+    s = sqrt(w) - 3.0
+    cdef double q = -2.6229467734106003e-05
+    q = fused_f64(q, s, 0.00015864545147297355)
+    q = fused_f64(q, s, -0.00028317522754585795)
+    q = fused_f64(q, s, -0.00011762590152500115)
+    q = fused_f64(q, s, 0.0014786984771830885)
+    q = fused_f64(q, s, -0.0035680381169837312)
+    q = fused_f64(q, s, 0.0056867490807965505)
+    q = fused_f64(q, s, -0.007642647566330757)
+    q = fused_f64(q, s, 0.009445391183435658)
+    q = fused_f64(q, s, 1.0016752342508575)
+    q = fused_f64(q, s, 2.832976800206116)
+    cdef double r = d * (p if w < 5.0 else q)
+    cdef double a = fabs(d)
+    r = copysign_d(INFINITY, d) if a == 1.0 else r
+    return <float> r if a <= 1.0 else <float> NAN
+
+
+cdef inline float power_f32(float x, float y) noexcept nogil:
+    cdef double d = x, e = y, a = fabs(d), b = fabs(e)
+    cdef double magnitude = exp2_d(e * log2_d(a))
+    # |x| of 0 or infinity, and infinite y: log2_d above is not made for them
+    cdef bint unbounded = (a == 0) | (a == INFINITY) | (b == INFINITY)
+    cdef bint grows = (a > 1.0) == (e > 0)
+    cdef double limit = <double> INFINITY if grows else 0.0
+    magnitude = limit if unbounded else magnitude
+    # a negative base: odd integers keep its sign, a fraction has no real power
+    cdef bint whole = floor(e) == e
+    cdef bint odd = whole & (floor(e * 0.5) != e * 0.5)
+    magnitude = double_from_bits(double_bits(magnitude) | (double_bits(d) & <uint64_t> 0x8000000000000000 if odd else <uint64_t> 0))
+    magnitude = <double> NAN if (d < 0) & (a < INFINITY) & (not whole) else magnitude
+    magnitude = d + e if (d != d) | (e != e) else magnitude
+    return <float> (1.0 if (e == 0) | (d == 1.0) | ((a == 1.0) & (b == INFINITY)) else magnitude)
+
+
+cdef inline float logaddexp_f32(float x, float y) noexcept nogil:
+    cdef double high = x if x > y else y
+    cdef double low = y if x > y else x
+    cdef double r = high + log1p_d(exp_d(low - high))
+    # equal infinities have no difference; an infinite low adds nothing
+    r = high if (low == -INFINITY) | (high == INFINITY) else r
+    return <float> (<double> x + <double> y if (x != x) | (y != y) else r)
+
+
+# ---- Trigonometry --------------------------------------------------------------------------------------------------
+
+cdef inline double sin_quarter_d(double r) noexcept nogil:
+    """sin(r) for |r| <= pi/4"""
+    cdef double z = r * r
+    cdef double q = 2.7183039627907193e-06
+    q = fused_f64(q, z, -0.00019839334061195964)
+    q = fused_f64(q, z, 0.008333329383568512)
+    q = fused_f64(q, z, -0.16666666641608324)
+    return fused_f64(q * z, r, r)
+
+
+cdef inline double cos_quarter_d(double r) noexcept nogil:
+    """cos(r) for |r| <= pi/4"""
+    cdef double z = r * r
+    cdef double q = -2.7210169669190433e-07
+    q = fused_f64(q, z, 2.479951919565424e-05)
+    q = fused_f64(q, z, -0.0013888883750372417)
+    q = fused_f64(q, z, 0.04166666662279332)
+    return fused_f64(q * z - 0.5, z, 1.0)
+
+
+cdef inline double quarter_turns(double x) noexcept nogil:
+    """x in quarter turns, to the nearest integer n, as n + 1.5 * 2**52."""
+    return fused_f64(x, 0.6366197723675814, 6755399441055744.0)
+
+
+cdef inline double quarter_rest(double x, double n) noexcept nogil:
+    """x - n pi/2, for |n| < 2**20: the first two products are exact."""
+    cdef double r = x - n * 1.5707963267341256
+    r = r - n * 6.077100506303966e-11
+    return r - n * 2.0222662487959506e-21
+
+
+cdef inline float sin_turned(double r, uint64_t quadrant) noexcept nogil:
+    """sin(r + quadrant pi/2)"""
+    cdef float f = <float> r
+    cdef float z = f * f
+    cdef float s = <float> 2.7183039627907193e-06
+    s = fused_f32(s, z, <float> -0.00019839334061195964)
+    s = fused_f32(s, z, <float> 0.008333329383568512)
+    s = fused_f32(s, z, <float> -0.16666666641608324)
+    s = fused_f32(s * z, f, f)
+    cdef float c = <float> 2.4438378770168522e-05
+    c = fused_f32(c, z, <float> -0.001388736689607059)
+    c = fused_f32(c, z, <float> 0.04166664685387414)
+    c = fused_f32(c, z, <float> -0.5)
+    c = fused_f32(c, z, <float> 1.0)
+    cdef uint32_t turns = <uint32_t> quadrant
+    cdef float value = c if turns & 1 else s
+    return float_from_bits(float_bits(value) ^ ((turns & 2) << 30))
+
+
+cdef enum:
+    TRIG_SIMPLE = 1000000      # |x| up to which `quarter_rest` is exact enough: n < 2**20
+
+
+cdef inline float sin_f32(float x) noexcept nogil:
+    """For |x| <= TRIG_SIMPLE."""
+    cdef double z = quarter_turns(x)
+    return sin_turned(quarter_rest(x, z - 6755399441055744.0), double_bits(z)) if x != 0 else x
+
+
+cdef inline float cos_f32(float x) noexcept nogil:
+    """For |x| <= TRIG_SIMPLE."""
+    cdef double z = quarter_turns(x)
+    return sin_turned(quarter_rest(x, z - 6755399441055744.0), double_bits(z) + 1)
+
+
+cdef inline float tan_f32(float x) noexcept nogil:
+    """For |x| <= TRIG_SIMPLE."""
+    cdef double z = quarter_turns(x)
+    cdef double r = quarter_rest(x, z - 6755399441055744.0)
+    cdef double s = sin_quarter_d(r), c = cos_quarter_d(r)
+    cdef bint odd = double_bits(z) & 1
+    return <float> ((-c if odd else s) / (s if odd else c)) if x != 0 else x
+
+
+cdef inline float arcsin_f32(float x) noexcept nogil:
+    cdef double a = fabs(<double> x)
+    cdef bint large = a > 0.5
+    cdef double z = (1.0 - a) * 0.5 if large else a * a
+    cdef double t = sqrt(z) if large else a
+    cdef double r = fused_f64(asin_tail_d(z), t, t)
+    r = 1.5707963267948966 - 2.0 * r if large else r
+    return copysign_f32(<float> r, x) if a <= 1.0 else <float> NAN
+
+
+cdef inline float arccos_f32(float x) noexcept nogil:
+    cdef double d = x, a = fabs(d)
+    cdef bint large = a > 0.5
+    cdef double z = (1.0 - a) * 0.5 if large else a * a
+    cdef double t = sqrt(z) if large else a
+    cdef double r = fused_f64(asin_tail_d(z), t, t)
+    cdef double near = 2.0 * r if d > 0 else 3.141592653589793 - 2.0 * r
+    cdef double far = 1.5707963267948966 - copysign_d(r, d)
+    return <float> (near if large else far) if a <= 1.0 else <float> NAN
+
+
+cdef inline float arctan_f32(float x) noexcept nogil:
+    return <float> atan_d(x)
+
+
+cdef inline float arctan2_f32(float y, float x) noexcept nogil:
+    cdef double a = fabs(<double> y), b = fabs(<double> x)
+    cdef double r = atan_d(a / b)
+    r = 0.0 if a == 0 else r
+    r = 0.7853981633974483 if (a == INFINITY) & (b == INFINITY) else r
+    cdef bint negative = float_bits(x) >> 31 != 0
+    r = 3.141592653589793 - r if negative else r
+    return copysign_f32(<float> r, y) if (x == x) & (y == y) else x + y
+
+
+# ---- float64, where the C library has no function ------------------------------------------------------------------
+
+cdef inline double logaddexp_f64(double x, double y) noexcept nogil:
+    cdef double high = x if x > y else y
+    cdef double low = y if x > y else x
+    if x != x or y != y:
+        return x + y
+    if low == -INFINITY or high == INFINITY:
+        return high
+    return high + log1p(exp(low - high))
+
+
+cdef inline double erfinv_f64(double x) noexcept nogil:
+    """From the float32 approximation by Halley's method, on erfc where erf has no digits left."""
+    cdef double a = fabs(x), r, error
+    cdef int i
+    if not a < 1.0:
+        return copysign_d(INFINITY, x) if a == 1.0 else <double> NAN
+    r = erfinv_start(a)
+    for i in range(3):
+        error = erf(r) - a if a < 0.5 else (1.0 - a) - erfc(r)
+        error = error / (1.1283791670955126 * exp(-r * r))
+        r = r - error / (1.0 + r * error)
+    return copysign_d(r, x)
+
+
+cdef inline double erfinv_start(double a) noexcept nogil:
+    """erfinv(a) for 0 <= a < 1 to a few percent."""
+    cdef double l = log((1.0 - a) * (1.0 + a))
+    cdef double t = 4.330746750799873 + 0.5 * l
+    return sqrt(sqrt(t * t - l / 0.147) - t)
