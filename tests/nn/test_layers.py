@@ -182,6 +182,30 @@ def test_quantize_refuses() -> None:
         nn.QQLinear.from_linear(nn.Linear(64, 64))
 
 
+@pytest.mark.parametrize(
+    ("mode", "keys"), [("affine", {"weight", "scales", "biases"}), ("mxfp4", {"weight", "scales"})]
+)
+def test_quantized_parameters(mode: str, keys: set[str]) -> None:
+    layer = nn.Linear(64, 32, bias=False).to_quantized(mode=mode)
+    assert {name for name, _ in tree_flatten(layer.parameters())} == keys
+    assert layer(mx.ones((2, 64))).shape == (2, 32)
+    assert not layer.trainable_parameters()
+
+
+def test_qqlinear_keeps_its_weight_while_training() -> None:
+    layer = nn.Linear(64, 32, bias=False)
+    trained = layer.to_quantized(mode="mxfp8", quantize_input=True)
+    np.testing.assert_array_equal(np.array(trained.weight), np.array(layer.weight))
+    printed = repr(trained)
+    trained.eval()
+    assert {name: a.dtype for name, a in trained.parameters().items()} == {"weight": mx.uint32, "scales": mx.uint8}
+    assert repr(trained) == printed
+    trained.train()
+    assert set(trained.parameters()) == {"weight"}
+    weight = np.array(trained.weight.astype(mx.float32))
+    np.testing.assert_allclose(weight, np.array(layer.weight), rtol=0.1, atol=0.005)
+
+
 # ---- how parameters start ----
 
 

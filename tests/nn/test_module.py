@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mlxr as mx
 from mlxr import nn
 from mlxr.errors import InvalidValueError
 from mlxr.nn.errors import StructureError, UnknownMemberError, WeightsError
-from mlxr.utils import tree_flatten
+from mlxr.utils import tree_flatten, tree_map_with_path
 
 
 class Net(nn.Module):
@@ -390,3 +392,64 @@ def test_loading_that_is_not_strict_takes_what_fits() -> None:
     net.load_weights([], strict=False)
     with pytest.raises(WeightsError):
         net.load_weights([])
+
+
+# ---- properties ----
+
+NAMES = st.sampled_from(["a", "b", "weight", "bias"])
+
+
+class Holder(nn.Module):
+    """A module with given entries."""
+
+    def __init__(self, entries: dict) -> None:
+        super().__init__()
+        for name, value in entries.items():
+            self[name] = value
+
+
+models = st.recursive(
+    st.builds(lambda names: Holder({name: mx.array([0.0]) for name in names}), st.sets(NAMES, min_size=1)),
+    lambda below: st.builds(
+        Holder,
+        st.dictionaries(
+            NAMES, st.one_of(below, st.lists(below, max_size=2), st.dictionaries(NAMES, below, max_size=2)), min_size=1
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(models)
+def test_numbered_parameters_come_back(model: nn.Module) -> None:
+    names = sorted(flat(model.parameters()))
+    model.load_weights([(name, mx.array([float(i)])) for i, name in enumerate(names)])
+    assert [flat(model.parameters())[name].item() for name in names] == list(range(len(names)))
+    twin = copy.deepcopy(model).apply(lambda p: p - 1)
+    twin.update(model.parameters())
+    assert [flat(twin.parameters())[name].item() for name in names] == list(range(len(names)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(models, st.lists(NAMES, max_size=2))
+def test_freezing_divides_the_parameters(model: nn.Module, keys: list[str]) -> None:
+    everything = set(flat(model.parameters()))
+    arrays_named = {name for name in everything if name.split(".")[-1] in keys}
+    model.freeze(keys=keys)
+    assert trainable(model) <= everything - arrays_named
+    model.unfreeze(keys=keys)
+    assert trainable(model) == everything
+    model.freeze().unfreeze(keys=keys)
+    assert trainable(model) == arrays_named
+    assert set(flat(model.parameters())) == everything
+
+
+@settings(max_examples=50, deadline=None)
+@given(models, st.data())
+def test_update_changes_what_it_names(model: nn.Module, data: st.DataObject) -> None:
+    everything = sorted(flat(model.parameters()))
+    chosen = {name for name in everything if data.draw(st.booleans())}
+    part = model.filter_and_map(nn.Module.valid_parameter_filter)
+    model.update(tree_map_with_path(lambda path, p: p + 1 if path in chosen else {}, part))
+    assert {name for name, p in flat(model.parameters()).items() if p.item() == 1} == chosen
