@@ -1,0 +1,415 @@
+// The table of handles, streams, evaluation and memory figures: all of the shim's state.
+#include "internal.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <variant>
+
+#include "mlx/device.h"
+#include "mlx/memory.h"
+#include "mlx/transforms.h"
+
+namespace mlxr {
+
+namespace {
+
+// ---- Handles
+
+struct Slot {
+    std::optional<mx::array> array;
+    uint32_t generation;
+    uint32_t references = 0;
+    bool good = false;     // a leaf, or came out of a successful evaluation
+    bool poisoned = false; // an evaluation failed while this was neither
+};
+
+// Everything is guarded by `mutex`. The state outlives static destruction on purpose: worker threads of upstream may
+// still let go of arrays then, and at exit there is nobody left to free for.
+struct State {
+    std::mutex mutex;
+    std::deque<Slot> slots; // references stay valid while it grows
+    std::vector<uint32_t> vacant;
+    int64_t live = 0;
+    std::deque<mx::Stream> streams;
+    std::map<std::pair<int32_t, int32_t>, mlxr_stream> defaults;
+};
+
+State &state() {
+    static State *const instance = new State;
+    return *instance;
+}
+
+// Generations start at different numbers, so that small or neighbouring integers are unlikely to be live handles.
+uint32_t first_generation(uint32_t slot) {
+    return (slot + 1) * 0x9E3779B9u | 1u;
+}
+
+// The slot of a live handle, or nullptr.
+Slot *find_slot(mlxr_array handle) {
+    auto &slots = state().slots;
+    auto index = static_cast<uint32_t>(handle);
+    auto generation = static_cast<uint32_t>(handle >> 32);
+    if (index >= slots.size()) return nullptr;
+    auto &slot = slots[index];
+    return slot.generation == generation && slot.references > 0 ? &slot : nullptr;
+}
+
+[[noreturn]] void refuse(mlxr_array handle) {
+    if (handle == 0) fail(MLXR_E_HANDLE, "an array is missing: its handle is 0");
+    fail(MLXR_E_HANDLE, "stale, freed or foreign array handle " + std::to_string(handle));
+}
+
+Slot &slot_of(mlxr_array handle) {
+    auto *slot = find_slot(handle);
+    if (!slot) refuse(handle);
+    return *slot;
+}
+
+mlxr_array take_slot(mx::array array) {
+    auto &s = state();
+    uint32_t index;
+    if (s.vacant.empty()) {
+        index = static_cast<uint32_t>(s.slots.size());
+        // So that giving a slot back cannot fail.
+        if (s.vacant.capacity() <= index) s.vacant.reserve(2 * (index + 1));
+        s.slots.push_back(Slot{std::nullopt, first_generation(index)});
+    } else {
+        index = s.vacant.back();
+        s.vacant.pop_back();
+    }
+    auto &slot = s.slots[index];
+    slot.good = array.status() == mx::array::Status::available;
+    slot.poisoned = false;
+    slot.references = 1;
+    slot.array.emplace(std::move(array));
+    s.live++;
+    return static_cast<uint64_t>(slot.generation) << 32 | index;
+}
+
+// Ends one ownership of a handle; false if it has none.
+bool give_back(mlxr_array handle) {
+    auto *slot = find_slot(handle);
+    if (!slot) return false;
+    if (--slot->references > 0) return true;
+    slot->array.reset();
+    if (++slot->generation == 0) slot->generation = 1;
+    state().vacant.push_back(static_cast<uint32_t>(handle));
+    state().live--;
+    return true;
+}
+
+// An evaluation failed: whatever was neither a leaf nor evaluated before may be unfinished.
+void poison() {
+    for (auto &slot : state().slots)
+        slot.poisoned |= slot.references > 0 && !slot.good;
+}
+
+// ---- Streams
+
+constexpr size_t kMaxStreams = 64;
+
+mlxr_stream open_stream(mx::Device device) {
+    auto &s = state();
+    if (s.streams.size() >= kMaxStreams) fail(MLXR_E_DEVICE, "no more than 64 streams");
+    // Upstream's ordinary streams belong to the thread that made them; a graph built there fails in another thread.
+    s.streams.push_back(mx::new_thread_unsafe_stream(device));
+    return static_cast<mlxr_stream>(s.streams.size() - 1);
+}
+
+bool all_available(const std::vector<mx::array> &arrays) {
+    return std::all_of(arrays.begin(), arrays.end(), [](const mx::array &a) {
+        return a.status() != mx::array::Status::unscheduled && a.is_available();
+    });
+}
+
+} // namespace
+
+// ---- Scope
+
+Scope::Scope() : lock_(state().mutex) {}
+
+Scope::~Scope() = default;
+
+const mx::array &Scope::borrow(mlxr_array handle) const {
+    auto &slot = slot_of(handle);
+    if (slot.poisoned) {
+        fail(MLXR_E_POISONED, "an earlier evaluation failed and may have left this array unfinished");
+    }
+    return *slot.array;
+}
+
+std::optional<mx::array> Scope::optional(mlxr_array handle) const {
+    if (handle == 0) return std::nullopt;
+    return array(handle);
+}
+
+std::vector<mx::array> Scope::arrays(const mlxr_array *handles, int32_t n) const {
+    if (n < 0) fail(MLXR_E_INVALID, "a negative number of arrays");
+    if (n > 0) required(handles, "arrays");
+    std::vector<mx::array> result;
+    result.reserve(n);
+    for (int32_t i = 0; i < n; i++)
+        result.push_back(array(handles[i]));
+    return result;
+}
+
+mx::Stream Scope::stream(mlxr_stream id) const {
+    auto &s = state();
+    if (id < 0 || static_cast<size_t>(id) >= s.streams.size()) {
+        fail(MLXR_E_DEVICE, "stream " + std::to_string(id) + " does not exist");
+    }
+    return s.streams[id];
+}
+
+mlxr_array Scope::put(mx::array array) {
+    if (array.ndim() > MLXR_MAX_NDIM) {
+        fail(MLXR_E_INVALID, "the result has " + std::to_string(array.ndim()) + " axes, more than 32");
+    }
+    check_size(array.shape(), array.dtype());
+    return take_slot(std::move(array));
+}
+
+void Scope::put_all(std::vector<mx::array> arrays, mlxr_array *out) {
+    required(out, "out");
+    std::vector<mlxr_array> handles;
+    handles.reserve(arrays.size());
+    try {
+        for (auto &a : arrays)
+            handles.push_back(put(std::move(a)));
+    } catch (...) {
+        for (auto handle : handles)
+            give_back(handle);
+        throw;
+    }
+    std::copy(handles.begin(), handles.end(), out);
+}
+
+template <class Body>
+void Scope::unlocked(Body &&body) {
+    struct Relock {
+        std::unique_lock<std::mutex> &lock;
+        ~Relock() { lock.lock(); }
+    };
+    lock_.unlock();
+    Relock relock{lock_};
+    body();
+}
+
+// Once upstream's eval() has started, arrays count as available although a worker still writes them. With async_eval()
+// they carry an event instead, so that is_available() tells the truth to every thread. Waiting through the array itself
+// would change its descriptor, which other threads read: a stand-in waits on a copy of the event.
+void Scope::evaluate(const std::vector<mx::array> &arrays, bool isolated) {
+    if (all_available(arrays)) return;
+    try {
+        mx::async_eval(arrays);
+        std::vector<mx::array> waiting;
+        for (const auto &a : arrays) {
+            if (a.is_available() || !a.event().valid()) continue;
+            auto &waiter = waiting.emplace_back(mx::Shape{}, mx::bool_, nullptr, std::vector<mx::array>{});
+            waiter.attach_event(a.event());
+            waiter.set_status(mx::array::Status::evaluated);
+        }
+        unlocked([&] {
+            for (auto &waiter : waiting)
+                waiter.wait();
+        });
+        if (!all_available(arrays)) fail(MLXR_E_RUNTIME, "an array did not become available");
+    } catch (...) {
+        if (!isolated) poison();
+        throw;
+    }
+}
+
+void Scope::start(const std::vector<mx::array> &arrays) {
+    try {
+        mx::async_eval(arrays);
+    } catch (...) {
+        poison();
+        throw;
+    }
+}
+
+void Scope::synchronize(mx::Stream stream) {
+    try {
+        unlocked([&] { mx::synchronize(stream); });
+    } catch (...) {
+        poison();
+        throw;
+    }
+}
+
+void Scope::mark_good(const mlxr_array *handles, int32_t n) {
+    auto &slots = state().slots;
+    for (int32_t i = 0; i < n; i++) {
+        // Another thread may have freed the handle while this one waited.
+        auto &slot = slots[static_cast<uint32_t>(handles[i])];
+        if (slot.generation == static_cast<uint32_t>(handles[i] >> 32)) slot.good = true;
+    }
+}
+
+mx::Device device_of(int32_t device_type, int32_t index) {
+    if (device_type != MLXR_CPU && device_type != MLXR_GPU) {
+        fail(MLXR_E_DEVICE, "device type " + std::to_string(device_type) + " does not exist");
+    }
+    mx::Device device(device_type == MLXR_CPU ? mx::Device::cpu : mx::Device::gpu, index);
+    if (index < 0 || index >= mx::device_count(device.type)) {
+        fail(MLXR_E_DEVICE,
+             std::string(device_type == MLXR_CPU ? "CPU" : "GPU") + " " + std::to_string(index) + " does not exist");
+    }
+    return device;
+}
+
+} // namespace mlxr
+
+using namespace mlxr;
+
+extern "C" {
+
+mlxr_status mlxr_array_retain(mlxr_array handle) {
+    return status_entry([&](Scope &) {
+        auto &slot = slot_of(handle);
+        if (slot.references == UINT32_MAX) fail(MLXR_E_OVERFLOW, "too many owners of one handle");
+        slot.references++;
+    });
+}
+
+mlxr_status mlxr_array_free(mlxr_array handle) {
+    if (handle == 0) return MLXR_OK;
+    return status_entry([&](Scope &) {
+        if (!give_back(handle)) refuse(handle);
+    });
+}
+
+mlxr_status mlxr_array_free_many(const mlxr_array *handles, int32_t n) {
+    return status_entry([&](Scope &) {
+        if (n < 0) fail(MLXR_E_INVALID, "a negative number of arrays");
+        if (n > 0) required(handles, "arrays");
+        int32_t refused = 0;
+        for (int32_t i = 0; i < n; i++) {
+            if (handles[i] != 0 && !give_back(handles[i])) refused++;
+        }
+        if (refused) fail(MLXR_E_HANDLE, std::to_string(refused) + " stale, freed or foreign array handles");
+    });
+}
+
+int64_t mlxr_live_handles(void) {
+    if (check_state()) return 0;
+    std::lock_guard lock(state().mutex);
+    return state().live;
+}
+
+mlxr_status mlxr_device_count(int32_t device_type, int32_t *count) {
+    return status_entry([&](Scope &) {
+        if (device_type != MLXR_CPU && device_type != MLXR_GPU) {
+            fail(MLXR_E_DEVICE, "device type " + std::to_string(device_type) + " does not exist");
+        }
+        *required(count, "count") = mx::device_count(device_type == MLXR_CPU ? mx::Device::cpu : mx::Device::gpu);
+    });
+}
+
+mlxr_status mlxr_device_info(int32_t device_type, int32_t index, char *text, size_t capacity, size_t *needed) {
+    return status_entry([&](Scope &) {
+        std::map<std::string, std::string> sorted;
+        for (const auto &[key, value] : mx::device_info(device_of(device_type, index))) {
+            sorted[key] = std::holds_alternative<std::string>(value) ? std::get<std::string>(value)
+                                                                     : std::to_string(std::get<size_t>(value));
+        }
+        std::string lines;
+        for (const auto &[key, value] : sorted)
+            lines += key + "=" + value + "\n";
+        if (needed) *needed = lines.size() + 1;
+        if (capacity > 0) {
+            size_t n = std::min(capacity - 1, lines.size());
+            std::memcpy(required(text, "text"), lines.data(), n);
+            text[n] = 0;
+        }
+    });
+}
+
+mlxr_status mlxr_stream_default(int32_t device_type, int32_t index, mlxr_stream *stream) {
+    return status_entry([&](Scope &) {
+        required(stream, "stream");
+        auto device = device_of(device_type, index);
+        auto &defaults = state().defaults;
+        auto key = std::make_pair(device_type, index);
+        auto found = defaults.find(key);
+        if (found == defaults.end()) found = defaults.emplace(key, open_stream(device)).first;
+        *stream = found->second;
+    });
+}
+
+mlxr_status mlxr_stream_new(int32_t device_type, int32_t index, mlxr_stream *stream) {
+    return status_entry([&](Scope &) {
+        required(stream, "stream");
+        *stream = open_stream(device_of(device_type, index));
+    });
+}
+
+mlxr_status mlxr_stream_device(mlxr_stream stream, int32_t *device_type, int32_t *index) {
+    return status_entry([&](Scope &scope) {
+        auto device = scope.stream(stream).device;
+        *required(device_type, "device_type") = device.type == mx::Device::cpu ? MLXR_CPU : MLXR_GPU;
+        *required(index, "index") = device.index;
+    });
+}
+
+mlxr_status mlxr_eval(const mlxr_array *arrays, int32_t n) {
+    return status_entry([&](Scope &scope) {
+        scope.evaluate(scope.arrays(arrays, n));
+        scope.mark_good(arrays, n);
+    });
+}
+
+mlxr_status mlxr_async_eval(const mlxr_array *arrays, int32_t n) {
+    return status_entry([&](Scope &scope) { scope.start(scope.arrays(arrays, n)); });
+}
+
+mlxr_status mlxr_synchronize(mlxr_stream stream) {
+    return status_entry([&](Scope &scope) {
+        if (stream == MLXR_ALL_STREAMS) {
+            for (size_t i = 0; i < state().streams.size(); i++)
+                scope.synchronize(state().streams[i]);
+        } else {
+            scope.synchronize(scope.stream(stream));
+        }
+    });
+}
+
+mlxr_status mlxr_memory_get(int32_t figure, uint64_t *bytes) {
+    return status_entry([&](Scope &) {
+        required(bytes, "bytes");
+        switch (figure) {
+        case MLXR_MEMORY_ACTIVE: *bytes = mx::get_active_memory(); return;
+        case MLXR_MEMORY_PEAK: *bytes = mx::get_peak_memory(); return;
+        case MLXR_MEMORY_CACHE: *bytes = mx::get_cache_memory(); return;
+        case MLXR_MEMORY_LIMIT: *bytes = mx::get_memory_limit(); return;
+        case MLXR_MEMORY_CACHE_LIMIT: fail(MLXR_E_UNSUPPORTED, "upstream does not tell its cache limit");
+        default: fail(MLXR_E_INVALID, "memory figure " + std::to_string(figure) + " does not exist");
+        }
+    });
+}
+
+mlxr_status mlxr_memory_set(int32_t figure, uint64_t bytes, uint64_t *previous) {
+    return status_entry([&](Scope &) {
+        uint64_t before = 0;
+        switch (figure) {
+        case MLXR_MEMORY_PEAK:
+            if (bytes != 0) fail(MLXR_E_INVALID, "the peak can only be set to 0");
+            before = mx::get_peak_memory();
+            mx::reset_peak_memory();
+            break;
+        case MLXR_MEMORY_LIMIT: before = mx::set_memory_limit(bytes); break;
+        case MLXR_MEMORY_CACHE_LIMIT: before = mx::set_cache_limit(bytes); break;
+        default: fail(MLXR_E_INVALID, "memory figure " + std::to_string(figure) + " cannot be set");
+        }
+        if (previous) *previous = before;
+    });
+}
+
+mlxr_status mlxr_memory_clear_cache(void) {
+    return status_entry([&](Scope &) { mx::clear_cache(); });
+}
+
+} // extern "C"
