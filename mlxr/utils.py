@@ -7,7 +7,7 @@ leaf is whatever is not a container, or whatever ``is_leaf`` says.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, overload
 
 from mlxr.errors import InvalidValueError
 
@@ -100,6 +100,18 @@ def tree_map_with_path(
         for k in keys
     ]
     return _rebuild(tree, keys, children)
+
+
+@overload
+def tree_flatten(
+    tree: Any, prefix: str = "", is_leaf: LeafTest | None = None, destination: list[tuple[str, Any]] | None = None
+) -> list[tuple[str, Any]]: ...
+
+
+@overload
+def tree_flatten(
+    tree: Any, prefix: str = "", is_leaf: LeafTest | None = None, *, destination: dict[str, Any]
+) -> dict[str, Any]: ...
 
 
 def tree_flatten(

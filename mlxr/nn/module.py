@@ -123,10 +123,10 @@ class Module(dict):
             If `strict`, and names are missing or unknown, or a value is no array or has another shape. The module is
             as before.
         """
+        loaded: Any = file_or_weights
         if isinstance(file_or_weights, (str, os.PathLike)):
-            weights = dict(mx.load(os.fspath(file_or_weights)))
-        else:
-            weights = dict(file_or_weights)
+            loaded = mx.load(os.fspath(file_or_weights))
+        weights: dict[str, Any] = dict(loaded)
         current = tree_flatten(self.parameters(), destination={})
         if strict:
             _require_same(current, weights)

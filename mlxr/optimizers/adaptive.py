@@ -38,8 +38,8 @@ class _Elementwise(Optimizer):
                 f"{name} of {type(self).__name__} must be {condition}, not {value}", **{name: value}
             )
 
-    def _require_betas(self) -> None:
-        self._require("betas", all(0.0 <= beta < 1.0 for beta in self.betas), "in [0, 1)")
+    def _require_betas(self, betas: Sequence[float]) -> None:
+        self._require("betas", all(0.0 <= beta < 1.0 for beta in betas), "in [0, 1)")
 
 
 class SGD(_Elementwise):
@@ -242,7 +242,7 @@ class Adam(_Elementwise):
         self.betas = betas
         self.eps = eps
         self.bias_correction = bias_correction
-        self._require_betas()
+        self._require_betas(betas)
         self._require("eps", eps >= 0, "at least 0")
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: Tree) -> mx.array:
@@ -346,7 +346,7 @@ class Lion(_Elementwise):
         super().__init__(learning_rate)
         self.betas = betas
         self.weight_decay = weight_decay
-        self._require_betas()
+        self._require_betas(betas)
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: Tree) -> mx.array:
         b1, b2 = self.betas

@@ -10,12 +10,20 @@ from mlxr.nn.module import Module
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d"]
 
-Size = int | tuple[int, ...]
+Size2 = int | tuple[int, int]
+Size3 = int | tuple[int, int, int]
 
 
-def expand(size: Size, rank: int) -> tuple[int, ...]:
-    """Return `size` for each of `rank` axes."""
-    return (size,) * rank if isinstance(size, int) else tuple(size)
+def pair(size: Size2) -> tuple[int, int]:
+    """Return `size` for each of two axes."""
+    first, second = (size, size) if isinstance(size, int) else size
+    return first, second
+
+
+def triple(size: Size3) -> tuple[int, int, int]:
+    """Return `size` for each of three axes."""
+    first, second, third = (size, size, size) if isinstance(size, int) else size
+    return first, second, third
 
 
 class ConvBase(Module):
@@ -111,16 +119,16 @@ class Conv2d(ConvBase):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size = 0,
-        dilation: Size = 1,
+        kernel_size: Size2,
+        stride: Size2 = 1,
+        padding: Size2 = 0,
+        dilation: Size2 = 1,
         groups: int = 1,
         bias: bool = True,
     ) -> None:
-        super().__init__(in_channels, out_channels, expand(kernel_size, 2), bias, groups)
-        self.padding = expand(padding, 2)
-        self.stride = expand(stride, 2)
+        super().__init__(in_channels, out_channels, pair(kernel_size), bias, groups)
+        self.padding = pair(padding)
+        self.stride = pair(stride)
         self.dilation = dilation
         self.groups = groups
 
@@ -145,15 +153,15 @@ class Conv3d(ConvBase):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size = 0,
-        dilation: Size = 1,
+        kernel_size: Size3,
+        stride: Size3 = 1,
+        padding: Size3 = 0,
+        dilation: Size3 = 1,
         bias: bool = True,
     ) -> None:
-        super().__init__(in_channels, out_channels, expand(kernel_size, 3), bias)
-        self.padding = expand(padding, 3)
-        self.stride = expand(stride, 3)
+        super().__init__(in_channels, out_channels, triple(kernel_size), bias)
+        self.padding = triple(padding)
+        self.stride = triple(stride)
         self.dilation = dilation
 
     def _extra_repr(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mlxr as mx
-from mlxr.nn.layers.convolution import ConvBase, Size, expand
+from mlxr.nn.layers.convolution import ConvBase, Size2, Size3, pair, triple
 
 __all__ = ["ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
 
@@ -70,18 +70,18 @@ class ConvTranspose2d(_ConvTranspose):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size = 0,
-        dilation: Size = 1,
-        output_padding: Size = 0,
+        kernel_size: Size2,
+        stride: Size2 = 1,
+        padding: Size2 = 0,
+        dilation: Size2 = 1,
+        output_padding: Size2 = 0,
         bias: bool = True,
     ) -> None:
-        super().__init__(in_channels, out_channels, expand(kernel_size, 2), bias)
-        self.padding = expand(padding, 2)
-        self.stride = expand(stride, 2)
+        super().__init__(in_channels, out_channels, pair(kernel_size), bias)
+        self.padding = pair(padding)
+        self.stride = pair(stride)
         self.dilation = dilation
-        self.output_padding = expand(output_padding, 2)
+        self.output_padding = pair(output_padding)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self._add_bias(
@@ -102,18 +102,18 @@ class ConvTranspose3d(_ConvTranspose):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size = 0,
-        dilation: Size = 1,
-        output_padding: Size = 0,
+        kernel_size: Size3,
+        stride: Size3 = 1,
+        padding: Size3 = 0,
+        dilation: Size3 = 1,
+        output_padding: Size3 = 0,
         bias: bool = True,
     ) -> None:
-        super().__init__(in_channels, out_channels, expand(kernel_size, 3), bias)
-        self.padding = expand(padding, 3)
-        self.stride = expand(stride, 3)
+        super().__init__(in_channels, out_channels, triple(kernel_size), bias)
+        self.padding = triple(padding)
+        self.stride = triple(stride)
         self.dilation = dilation
-        self.output_padding = expand(output_padding, 3)
+        self.output_padding = triple(output_padding)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self._add_bias(

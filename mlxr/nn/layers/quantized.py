@@ -149,7 +149,8 @@ class QuantizedEmbedding(_Quantized):
         cls, embedding_layer: Module, group_size: int | None = None, bits: int | None = None, mode: str = "affine"
     ) -> QuantizedEmbedding:
         """Return a layer with the quantized table of `embedding_layer`."""
-        layer = cls(*embedding_layer.weight.shape, group_size, bits, mode=mode)
+        num_embeddings, dims = embedding_layer.weight.shape
+        layer = cls(num_embeddings, dims, group_size, bits, mode=mode)
         layer._set_weight(embedding_layer.weight)
         return layer
 

@@ -171,8 +171,9 @@ class Upsample(Module):
         if antialias and mode == "nearest":
             raise InvalidValueError("antialias is not for the mode 'nearest'", antialias=antialias, mode=mode)
         _check_antialias(align_corners, antialias)
-        is_one = isinstance(scale_factor, (int, float))
-        self.scale_factor = float(scale_factor) if is_one else tuple(map(float, scale_factor))
+        self.scale_factor = (
+            tuple(map(float, scale_factor)) if isinstance(scale_factor, (tuple, list)) else float(scale_factor)
+        )
         self.mode = mode
         self.align_corners = align_corners
         self.antialias = antialias
