@@ -18,7 +18,7 @@ from mlxr.io.files import as_path, check_binary, file_errors, name_of, read_byte
 from mlxr.io.layout import brief
 from mlxr.io.npy import read_npy, read_npz, write_npy, write_npz
 from mlxr.io.safetensors import DTYPES, parse_header
-from mlxr.io.tensors import Memory, Tensor, host_array
+from mlxr.io.tensors import Tensor, device_of, host_array, tensor_at, to_device
 
 __all__ = ["load", "save", "save_safetensors", "savez", "savez_compressed"]
 
@@ -43,7 +43,8 @@ def load(
     return_metadata : bool
         Also return the metadata (safetensors only).
     stream : Stream or Device, optional
-        Where the tensors are to live: the host, which is the default.
+        Where the tensors are to live; the default device if None. On a device other than the CPU they share the
+        mapping only if its backend can.
 
     Returns
     -------
@@ -66,12 +67,14 @@ def load(
         raise InvalidValueError(
             f"[load] Unknown file format {format}; known: {', '.join(_LOADERS)}", op="load", format=format
         )
-    tensors, metadata = _LOADERS[format](file)
-    if not return_metadata:
-        return tensors
-    if metadata is None:
+    if return_metadata and format != "safetensors":
         raise InvalidValueError(f"[load] metadata not supported for format {format}", op="load", format=format)
-    return tensors, metadata
+    device = device_of(stream)
+    loaded, metadata = _LOADERS[format](file)
+    if isinstance(loaded, dict):
+        tensors = {name: to_device(tensor, device) for name, tensor in loaded.items()}
+        return (tensors, metadata) if return_metadata else tensors
+    return to_device(loaded, device)
 
 
 def _extension(file: Any) -> str:
@@ -83,29 +86,28 @@ def _extension(file: Any) -> str:
     return extension
 
 
-def _load_npy(file: File) -> tuple[Tensor, None]:
-    return read_npy(read_bytes(file, "load"), name_of(file)), None
+def _load_npy(file: File) -> tuple[Tensor, dict[str, str]]:
+    return read_npy(read_bytes(file, "load"), name_of(file)), {}
 
 
-def _load_npz(file: File) -> tuple[dict[str, Tensor], None]:
+def _load_npz(file: File) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = as_path(file)
     with file_errors("load", file):
         if path is not None:
             with open(path, "rb") as stream:
-                return read_npz(stream, path), None
+                return read_npz(stream, path), {}
         check_binary(file, "load", "read")
-        return read_npz(file, name_of(file)), None  # type: ignore[arg-type]
+        return read_npz(file, name_of(file)), {}  # type: ignore[arg-type]
 
 
 def _load_safetensors(file: File) -> tuple[dict[str, Tensor], dict[str, str]]:
     data = read_bytes(file, "load")
     name = name_of(file)
     header = parse_header(data, name)
-    memory = Memory(data)
     tensors = {}
     for entry in header.entries:
         try:
-            tensors[entry.name] = memory.tensor(header.data_start + entry.begin, entry.shape, DTYPES[entry.dtype][0])
+            tensors[entry.name] = tensor_at(data, header.data_start + entry.begin, entry.shape, DTYPES[entry.dtype][0])
         except ValueError as error:
             raise FileFormatError(
                 f"[load_safetensors] {name}: tensor {brief(entry.name)}: {error}",
@@ -116,7 +118,7 @@ def _load_safetensors(file: File) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, header.metadata
 
 
-_LOADERS: dict[str, Callable[[File], tuple[Any, dict[str, str] | None]]] = {
+_LOADERS: dict[str, Callable[[File], tuple[Any, dict[str, str]]]] = {
     "npy": _load_npy,
     "npz": _load_npz,
     "safetensors": _load_safetensors,

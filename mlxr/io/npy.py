@@ -15,7 +15,7 @@ import numpy as np
 
 from mlxr.errors import FileFormatError, MlxrError
 from mlxr.io.layout import brief, byte_size
-from mlxr.io.tensors import Memory, Tensor, host_array
+from mlxr.io.tensors import Tensor, host_array, tensor_at
 
 __all__ = ["read_npy", "read_npz", "write_npy", "write_npz"]
 
@@ -76,13 +76,13 @@ def read_npy(data: Any, file: str, tensor: str | None = None) -> Tensor:
         available = len(memoryview(data).cast("B")) - start
         if nbytes > available:
             _refuse(file, tensor, f"the array takes {nbytes} bytes, but the file holds {available}: it is cut short")
-        if not descr.isnative:
+        if nbytes and not descr.isnative:
             stored = np.frombuffer(data, descr, nbytes // descr.itemsize, start)
             data, start = stored.astype(descr.newbyteorder("=")), 0
         # An array in Fortran order is the transpose of a row-major one. With one axis there is no difference.
         if fortran_order and len(shape) > 1:
-            return Memory(data).tensor(start, shape[::-1], dtype).transpose()
-        return Memory(data).tensor(start, shape, dtype)
+            return tensor_at(data, start, shape[::-1], dtype).transpose()
+        return tensor_at(data, start, shape, dtype)
     except MlxrError:
         raise
     except ValueError as error:

@@ -10,65 +10,48 @@ from typing import Any
 
 import numpy as np
 
+from mlxr.core.device import device_of
 from mlxr.core.dtype import ALL_DTYPES, bfloat16, uint16
-from mlxr.core.tensor import Tensor, from_memory
+from mlxr.core.interop import from_memory, to_device
+from mlxr.core.tensor import Tensor
 
-__all__ = ["Memory", "Tensor", "host_array"]
+__all__ = ["Tensor", "device_of", "host_array", "tensor_at", "to_device"]
 
 _BY_NAME = {dtype.name: dtype for dtype in ALL_DTYPES}
-_COMPLEX_ALIGNMENT = 4  # complex64 is a pair of float32
-_NOTHING = bytes(16)  # what a tensor without elements points at
 
 
-class Memory:
-    """Read-only bytes of which tensors are made.
+def tensor_at(data: Any, offset: int, shape: tuple[int, ...], dtype: str) -> Tensor:
+    """Return the tensor whose row-major bytes begin at `offset` of `data`.
+
+    It shares the memory, whatever the address (kernels read any), and lives on the host. Its pages are not read,
+    except that the bytes of a bool tensor are checked.
 
     Parameters
     ----------
     data : buffer of bytes
-        Kept alive by the tensors.
+        Read-only; kept alive by the tensor.
+    offset : int
+        Checked by the caller, as is that the tensor ends inside `data`.
+    shape : tuple of int
+        Checked by the caller (:func:`mlxr.io.layout.byte_size`).
+    dtype : str
+        Name of an mlxr dtype.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    ValueError
+        With the reason as text, if a bool is stored as neither 0 nor 1.
     """
-
-    def __init__(self, data: Any) -> None:
-        self._data = data
-        self._address = np.frombuffer(data, np.uint8).ctypes.data if memoryview(data).nbytes else 0
-
-    def tensor(self, offset: int, shape: tuple[int, ...], dtype: str) -> Tensor:
-        """Return the tensor whose row-major bytes begin at `offset`.
-
-        It shares the memory, and its pages are not read, except that a bool tensor's bytes are checked, and that a
-        tensor at an address its elements cannot have (not a multiple of their size) is copied to one that they can.
-
-        Parameters
-        ----------
-        offset : int
-            Checked by the caller, as is that the tensor ends inside the memory.
-        shape : tuple of int
-            Checked by the caller (:func:`mlxr.io.layout.byte_size`).
-        dtype : str
-            Name of an mlxr dtype.
-
-        Returns
-        -------
-        Tensor
-
-        Raises
-        ------
-        ValueError
-            With the reason as text, if a bool is stored as neither 0 nor 1.
-        """
-        kind = _BY_NAME[dtype]
-        if 0 in shape:
-            return from_memory(_NOTHING, 0, shape, kind)
-        alignment = _COMPLEX_ALIGNMENT if dtype == "complex64" else kind.itemsize
-        if dtype != "bool" and (self._address + offset) % alignment == 0:
-            return from_memory(self._data, offset, shape, kind)
-        stored = np.frombuffer(self._data, np.uint8, math.prod(shape) * kind.itemsize, offset)
-        if dtype == "bool":
-            if stored.max() > 1:
-                raise ValueError(f"a bool is stored as the byte {int(stored.max())}, neither 0 nor 1")
-            return from_memory(self._data, offset, shape, kind)
-        return from_memory(stored.copy(), 0, shape, kind)
+    kind = _BY_NAME[dtype]
+    if dtype == "bool" and 0 not in shape:
+        largest = int(np.frombuffer(data, np.uint8, math.prod(shape), offset).max())
+        if largest > 1:
+            raise ValueError(f"a bool is stored as the byte {largest}, neither 0 nor 1")
+    return from_memory(data, offset, shape, kind)
 
 
 def host_array(tensor: Tensor) -> tuple[np.ndarray, str]:
