@@ -19,14 +19,14 @@ It must not know about Python objects but the capsule that it exports.
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport parallel, prange
 from libc.float cimport DBL_MAX, FLT_MAX
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from mlxr.core.abi cimport ArrayRef, DTypeCode
 from mlxr.cpu.kernels.attention cimport AttentionTable
-from mlxr.cpu.kernels.half cimport fused_f32, fused_f64
-from mlxr.cpu.kernels.rows cimport INF_F, exp_real, itemsize, load_row, real, row_max, store_row
+from mlxr.cpu.kernels.half cimport float_bits, float_from_bits, fused_f32, fused_f64
+from mlxr.cpu.kernels.rows cimport INF_F, itemsize, load_row, real, row_max, store_row
 
 cdef extern from "microkernel.h" nogil:
     enum:
@@ -47,10 +47,46 @@ cdef extern from "microkernel.h" nogil:
     void pack_f64(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
                   Py_ssize_t per, Py_ssize_t width, double *dst) noexcept
 
+cdef extern from *:
+    """
+    #define REAL float
+    #define VREAL vf32
+    #define LANES F32_LANES
+    #define NATIVE CODE_F32
+    #define HAS_16BIT 1
+    #define NAME(x) x##_f32
+    #include "attention_real.h"
+
+    #define REAL double
+    #define VREAL vf64
+    #define LANES F64_LANES
+    #define NATIVE CODE_F64
+    #define HAS_16BIT 0
+    #define NAME(x) x##_f64
+    #include "attention_real.h"
+    """
+    void scores_f32(int m, int dtype, Py_ssize_t depth, const float *q, const char *keys, Py_ssize_t step,
+                    Py_ssize_t count, float *dst, Py_ssize_t ldd) noexcept nogil
+    void scores_f64(int m, int dtype, Py_ssize_t depth, const double *q, const char *keys, Py_ssize_t step,
+                    Py_ssize_t count, double *dst, Py_ssize_t ldd) noexcept nogil
+    void values_f32(int m, int dtype, Py_ssize_t columns, Py_ssize_t count, const float *weights, Py_ssize_t ldw,
+                    const char *values, Py_ssize_t step, float *dst, Py_ssize_t ldd, int more) noexcept nogil
+    void values_f64(int m, int dtype, Py_ssize_t columns, Py_ssize_t count, const double *weights, Py_ssize_t ldw,
+                    const char *values, Py_ssize_t step, double *dst, Py_ssize_t ldd, int more) noexcept nogil
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void *p) noexcept nogil
+
+cdef union Float64Bits:
+    double value
+    uint64_t bits
+
 cdef enum:
     KEYS = 256         # keys in a block: part of the order of operations
     SUM_LANES = 16     # lanes of the sum of a block's weights: part of the order of operations
-    UNIT_STRIPS = 4    # most strips of rows in a unit: enough work for each key and value that is packed
+    F32_UNIT = 256     # most rows in a unit: enough work for each key and value that is packed, while all of a unit's
+    F64_UNIT = 128     # scratch stays in the second-level cache
+    NARROW_ROWS = 8    # most rows of the narrow way
     VALUE_STEP = 16    # keys whose values stay in the first-level cache while a narrow unit passes over their columns
     F32_WIDTH = 2 * F32_LANES   # rows in a strip, and columns in a strip of values
     F64_WIDTH = 2 * F64_LANES
@@ -82,6 +118,18 @@ ctypedef struct Job:
     void *partials        # splits > 1: [heads * rows][blocks][padded + 2]: result, maximum and sum of each block
 
 
+cdef inline uint64_t double_bits(double value) noexcept nogil:
+    cdef Float64Bits cast
+    cast.value = value
+    return cast.bits
+
+
+cdef inline double double_from_bits(uint64_t bits) noexcept nogil:
+    cdef Float64Bits cast
+    cast.bits = bits
+    return cast.value
+
+
 cdef inline real lowest(real tag) noexcept nogil:
     if real is float:
         return -FLT_MAX
@@ -104,6 +152,62 @@ cdef inline void multiply(Py_ssize_t m, Py_ssize_t lanes, Py_ssize_t kc, const r
         blocks_f32[m - 1][lanes > F32_LANES](kc, a, lda, b, ldb, init, NULL, ldd, dst, ldd)
     else:
         blocks_f64[m - 1][lanes > F64_LANES](kc, a, lda, b, ldb, init, NULL, ldd, dst, ldd)
+
+
+cdef inline real exp_weight(real x) noexcept nogil:
+    """e^x of x <= 0 within 1 ULP, and 0 where that would be subnormal: all that a weight needs."""
+    cdef float zf, nf, rf, pf
+    cdef double zd, nd, rd, pd
+    # z holds the multiple of ln 2 in its low bits: the sum with 1.5 * 2^23 (2^52) has no room for a fraction.
+    if real is float:
+        zf = fused_f32(x, <float>1.44269504088896341, <float>12582912.0)
+        nf = zf - <float>12582912.0
+        rf = fused_f32(nf, <float>-0.693145751953125, x)
+        rf = fused_f32(nf, <float>-1.42860682030941723212e-6, rf)
+        pf = fused_f32(<float>(1.0 / 5040), rf, <float>(1.0 / 720))
+        pf = fused_f32(pf, rf, <float>(1.0 / 120))
+        pf = fused_f32(pf, rf, <float>(1.0 / 24))
+        pf = fused_f32(pf, rf, <float>(1.0 / 6))
+        pf = fused_f32(pf, rf, <float>0.5)
+        pf = fused_f32(pf * rf, rf, rf) + <float>1.0
+        pf = pf * float_from_bits((float_bits(zf) << 23) + (127 << 23))
+        return <float>0 if x < <float>-87.3365 else pf
+    else:
+        zd = fused_f64(x, 1.44269504088896340736, 6755399441055744.0)
+        nd = zd - 6755399441055744.0
+        rd = fused_f64(nd, -6.93147180369123816490e-01, x)
+        rd = fused_f64(nd, -1.90821492927058770002e-10, rd)
+        pd = fused_f64(1.0 / 6227020800.0, rd, 1.0 / 479001600.0)
+        pd = fused_f64(pd, rd, 1.0 / 39916800.0)
+        pd = fused_f64(pd, rd, 1.0 / 3628800.0)
+        pd = fused_f64(pd, rd, 1.0 / 362880.0)
+        pd = fused_f64(pd, rd, 1.0 / 40320.0)
+        pd = fused_f64(pd, rd, 1.0 / 5040.0)
+        pd = fused_f64(pd, rd, 1.0 / 720.0)
+        pd = fused_f64(pd, rd, 1.0 / 120.0)
+        pd = fused_f64(pd, rd, 1.0 / 24.0)
+        pd = fused_f64(pd, rd, 1.0 / 6.0)
+        pd = fused_f64(pd, rd, 0.5)
+        pd = fused_f64(pd * rd, rd, rd) + 1.0
+        pd = pd * double_from_bits((double_bits(zd) << 52) + (<uint64_t>1023 << 52))
+        return 0.0 if x < -708.3964 else pd
+
+
+cdef inline void narrow_scores(int m, int dtype, Py_ssize_t depth, const real *q, const char *keys, Py_ssize_t step,
+                               Py_ssize_t count, real *dst) noexcept nogil:
+    if real is float:
+        scores_f32(m, dtype, depth, q, keys, step, count, dst, KEYS)
+    else:
+        scores_f64(m, dtype, depth, q, keys, step, count, dst, KEYS)
+
+
+cdef inline void narrow_values(int m, int dtype, Py_ssize_t columns, Py_ssize_t count, const real *weights,
+                               const char *values, Py_ssize_t step, real *dst, Py_ssize_t ldd,
+                               bint more) noexcept nogil:
+    if real is float:
+        values_f32(m, dtype, columns, count, weights, KEYS, values, step, dst, ldd, more)
+    else:
+        values_f64(m, dtype, columns, count, weights, KEYS, values, step, dst, ldd, more)
 
 
 # ---------------------------------------------------------------------------------------------------- masks
@@ -132,46 +236,92 @@ cdef inline bint is_masked(const Job *job, Py_ssize_t lo, Py_ssize_t hi, Py_ssiz
     return job.causal and visible(job, lo if one_head(job, lo, hi) else 0) < keys
 
 
-cdef void apply_mask(const Job *job, Py_ssize_t head, Py_ssize_t row, Py_ssize_t first, Py_ssize_t count, real *s,
-                     Py_ssize_t step) noexcept nogil:
-    """Mask the scores of one row against keys [first, first + count), which lie `step` elements apart at s."""
+cdef void mask_row(const Job *job, Py_ssize_t head, Py_ssize_t row, Py_ssize_t first, Py_ssize_t count,
+                   real *dst) noexcept nogil:
+    """The mask of one row for keys [first, first + count) as numbers to add; -infinity stands for "not seen"."""
     cdef const ArrayRef *mask = job.mask
-    cdef const char *place
-    cdef Py_ssize_t j, key_heads, stride, size
-    cdef real value, low = lowest(<real>0)
-    if mask != NULL:
-        key_heads = job.k.shape[1]
-        size = itemsize(mask.dtype)
-        stride = mask.strides[3] * size
-        place = mask.data + size * (
-            head // key_heads * mask.strides[0]
-            + (head % key_heads * job.group + row // job.queries) * mask.strides[1]
-            + row % job.queries * mask.strides[2] + first * mask.strides[3])
-        if mask.dtype == DTypeCode.BOOL:
-            for j in range(count):
-                if not (<const uint8_t *>place)[j * stride]:
-                    s[j * step] = low
-        else:
-            for j in range(count):
-                load_row(&value, place + j * stride, 1, 1, mask.dtype)
-                s[j * step] += value
+    cdef Py_ssize_t key_heads = job.k.shape[1], size = itemsize(mask.dtype), stride = mask.strides[3], j
+    cdef const char *place = mask.data + size * (
+        head // key_heads * mask.strides[0]
+        + (head % key_heads * job.group + row // job.queries) * mask.strides[1]
+        + row % job.queries * mask.strides[2] + first * stride)
+    cdef const uint8_t *flags = <const uint8_t *>place
+    if mask.dtype != DTypeCode.BOOL:
+        load_row(dst, place, stride, count, mask.dtype)
+    elif stride == 1:
+        for j in range(count):
+            dst[j] = <real>0 if flags[j] else <real>-INF_F
+    else:
+        for j in range(count):
+            dst[j] = <real>0 if flags[j * stride] else <real>-INF_F
+
+
+cdef inline void add_mask(const Job *job, const real *mask, Py_ssize_t count, real *s) noexcept nogil:
+    """Mask `count` scores. What a boolean mask hides scores the lowest number whatever it scored before, NaN included;
+    an added -infinity stays what it is."""
+    cdef Py_ssize_t j
+    cdef real low = lowest(<real>0)
+    if job.mask.dtype == DTypeCode.BOOL:
+        for j in range(count):
+            s[j] = low if mask[j] < 0 else s[j]
+    else:
+        for j in range(count):
+            s[j] = s[j] + mask[j]
+
+
+cdef void mask_strip(const Job *job, Py_ssize_t head, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t first,
+                     Py_ssize_t count, real *s, real *staging) noexcept nogil:
+    """Mask transposed scores s [count][width] of rows [row, row + rows); staging holds 2 * KEYS * width elements."""
+    cdef Py_ssize_t width = F32_WIDTH if real is float else F64_WIDTH, r, j
+    cdef int native = DTypeCode.FLOAT32 if real is float else DTypeCode.FLOAT64
+    cdef real *across = staging + KEYS * width
+    cdef real low = lowest(<real>0)
+    if job.mask != NULL:
+        for r in range(rows):
+            mask_row(job, head, row + r, first, count, staging + r * KEYS)
+        pack(native, <const char *>staging, KEYS, 1, rows, count, width, width, across)
+        add_mask(job, across, count * width, s)
+    if job.causal:
+        for r in range(rows):
+            for j in range(max(visible(job, row + r) - first, <Py_ssize_t>0), count):
+                s[j * width + r] = low
+
+
+cdef void mask_upright(const Job *job, Py_ssize_t head, Py_ssize_t row, Py_ssize_t first, Py_ssize_t count, real *s,
+                       real *staging) noexcept nogil:
+    """Mask the scores of one row, which lie side by side; staging holds KEYS elements."""
+    cdef real low = lowest(<real>0)
+    cdef Py_ssize_t j
+    if job.mask != NULL:
+        mask_row(job, head, row, first, count, staging)
+        add_mask(job, staging, count, s)
     if job.causal:
         for j in range(max(visible(job, row) - first, <Py_ssize_t>0), count):
-            s[j * step] = low
+            s[j] = low
 
 
 # ---------------------------------------------------------------------------------------------------- joining
 
 
-cdef inline void join_row(real *m, real *total, real *o, real block_max, real block_total, const real *block_o,
-                          Py_ssize_t columns) noexcept nogil:
-    """Join the result of the next block of keys to that of the blocks before it."""
-    cdef real top = block_max if block_max > m[0] else m[0]
-    cdef real shift = <real>0 if top == -INF_F else top
-    cdef real before = exp_real(m[0] - shift), now = exp_real(block_max - shift)
+cdef inline void join_factors(real *m, real *total, real *block_max, real *block_total, Py_ssize_t rows) noexcept nogil:
+    """Join the next block of keys to those before it: maxima and sums of some rows.
+
+    The factors of what was there before, and of the block, are left in block_total and block_max."""
+    cdef Py_ssize_t r
+    cdef real top, shift, before, now
+    for r in range(rows):
+        top = block_max[r] if block_max[r] > m[r] else m[r]
+        shift = <real>0 if top == -INF_F else top
+        before = exp_weight(m[r] - shift)
+        now = exp_weight(block_max[r] - shift)
+        m[r] = top
+        total[r] = total[r] * before + block_total[r] * now
+        block_total[r] = before
+        block_max[r] = now
+
+
+cdef inline void join_row(real *o, const real *block_o, real before, real now, Py_ssize_t columns) noexcept nogil:
     cdef Py_ssize_t c
-    m[0] = top
-    total[0] = total[0] * before + block_total * now
     if now == 0 and before == 1:
         return
     for c in range(columns):
@@ -196,12 +346,14 @@ cdef inline void start_row(const Job *job, Py_ssize_t head, Py_ssize_t row, real
 
 
 cdef inline void finish_row(const Job *job, Py_ssize_t head, Py_ssize_t row, real total, real *o) noexcept nogil:
+    cdef int native = DTypeCode.FLOAT32 if real is float else DTypeCode.FLOAT64
+    cdef char *place = job.out.data + (head * job.rows + row) * job.columns * itemsize(job.out.dtype)
+    cdef real *dst = <real *>place if job.out.dtype == native else o
     cdef real factor = 1 / total
     cdef Py_ssize_t c
     for c in range(job.columns):
-        o[c] = o[c] * factor
-    store_row(job.out.data + (head * job.rows + row) * job.columns * itemsize(job.out.dtype), o, job.columns,
-              job.out.dtype)
+        dst[c] = o[c] * factor
+    store_row(place, dst, job.columns, job.out.dtype)
 
 
 # ---------------------------------------------------------------------------------------------------- units
@@ -210,16 +362,20 @@ cdef inline void finish_row(const Job *job, Py_ssize_t head, Py_ssize_t row, rea
 cdef void load_queries(const Job *job, Py_ssize_t head, Py_ssize_t lo, Py_ssize_t hi, real *dst) noexcept nogil:
     """Rows [lo, hi) of a key head, scaled, row-major."""
     cdef const ArrayRef *q = job.q
-    cdef Py_ssize_t key_heads = job.k.shape[1], size = itemsize(q.dtype), row, i
+    cdef Py_ssize_t key_heads = job.k.shape[1], size = itemsize(q.dtype), i
+    cdef Py_ssize_t sub = lo // job.queries, query = lo % job.queries
     cdef real scale = <real>job.scale
     cdef const char *base = q.data + size * (
         head // key_heads * q.strides[0] + head % key_heads * job.group * q.strides[1])
-    for row in range(lo, hi):
-        load_row(dst, base + size * (row // job.queries * q.strides[1] + row % job.queries * q.strides[2]),
-                 q.strides[3], job.depth, q.dtype)
-        for i in range(job.depth):
-            dst[i] = dst[i] * scale
-        dst += job.depth
+    for i in range(hi - lo):
+        load_row(dst + i * job.depth, base + size * (sub * q.strides[1] + query * q.strides[2]), q.strides[3],
+                 job.depth, q.dtype)
+        query += 1
+        if query == job.queries:
+            query = 0
+            sub += 1
+    for i in range((hi - lo) * job.depth):
+        dst[i] = dst[i] * scale
 
 
 cdef inline const char *head_data(const Job *job, const ArrayRef *a, Py_ssize_t head, Py_ssize_t key) noexcept nogil:
@@ -250,7 +406,7 @@ cdef void weigh_strip(real *s, Py_ssize_t keys, real *block_max, real *block_tot
         row = s + j * width
         l = j % SUM_LANES
         for r in range(width):
-            value = exp_real(row[r] - shift[r])
+            value = exp_weight(row[r] - shift[r])
             row[r] = value
             lane[l][r] += value
     half = SUM_LANES // 2
@@ -271,7 +427,7 @@ cdef inline void weigh_row(real *s, Py_ssize_t keys, real *block_max, real *bloc
     block_max[0] = m
     shift = <real>0 if m == -INF_F else m
     for j in range(keys):
-        s[j] = exp_real(s[j] - shift)
+        s[j] = exp_weight(s[j] - shift)
     for j in range(SUM_LANES):
         lane[j] = 0
     while i + SUM_LANES <= keys:
@@ -299,7 +455,7 @@ cdef inline void keep_block(const Job *job, Py_ssize_t row, Py_ssize_t block, re
     place[job.padded] = block_max
     place[job.padded + 1] = block_total
     if block_o != NULL:
-        for c in range(job.padded):
+        for c in range(job.columns):
             place[c] = block_o[c]
 
 
@@ -320,12 +476,12 @@ cdef void wide_unit(real *scratch, const Job *job, Py_ssize_t head, Py_ssize_t l
     cdef real *maxima = state
     cdef real *totals = maxima + round_up(rows, width)
     cdef real *o = totals + round_up(rows, width)
+    cdef real *staging = o + rows * padded               # for masks
     cdef real block_max[F32_WIDTH]
     cdef real block_total[F32_WIDTH]
-    # Where keys will be packed, the queries lie row-major until they are packed themselves.
-    cdef real *staging = keys_packed
-    load_queries(job, head, lo, hi, staging)
-    pack(native, <const char *>staging, depth, 1, rows, depth,
+    # The queries lie row-major where the result will be, until they are packed.
+    load_queries(job, head, lo, hi, o)
+    pack(native, <const char *>o, depth, 1, rows, depth,
          width, width, queries)
     if not split:
         for r in range(rows):
@@ -357,8 +513,7 @@ cdef void wide_unit(real *scratch, const Job *job, Py_ssize_t head, Py_ssize_t l
                          keys_packed + tile * GEMM_SP * depth, GEMM_SP, queries + strip * depth, width,
                          <const real *>NULL, s + key * width, width)
             if is_masked(job, lo + strip, lo + strip + used, first + strip_count):
-                for r in range(used):
-                    apply_mask(job, head, lo + strip + r, first, strip_count, s + r, width)
+                mask_strip(job, head, lo + strip, used, first, strip_count, s, staging)
             weigh_strip(s, strip_count, block_max, block_total)
             tiles = (used + GEMM_MR - 1) // GEMM_MR
             for panel in range(padded // width):
@@ -368,42 +523,63 @@ cdef void wide_unit(real *scratch, const Job *job, Py_ssize_t head, Py_ssize_t l
                     i_end = used * (tile + 1) // tiles
                     multiply(i_end - i, min(width, job.columns - c), strip_count, s + i, width,
                              values + c * count, width, <const real *>NULL, block_o + i * padded + c, padded)
-            for r in range(used):
-                if split:
+            if split:
+                for r in range(used):
                     keep_block(job, head * job.rows + lo + strip + r, block, block_max[r], block_total[r],
                                block_o + r * padded)
-                else:
-                    join_row(&maxima[strip + r], &totals[strip + r], o + (strip + r) * padded, block_max[r],
-                             block_total[r], block_o + r * padded, job.columns)
+            else:
+                join_factors(maxima + strip, totals + strip, block_max, block_total, used)
+                for r in range(used):
+                    join_row(o + (strip + r) * padded, block_o + r * padded, block_total[r], block_max[r], job.columns)
     if not split:
         for r in range(rows):
             finish_row(job, head, lo + r, totals[r], o + r * padded)
 
 
+cdef inline void fetch(const Job *job, const ArrayRef *a, Py_ssize_t head, Py_ssize_t key,
+                       Py_ssize_t keys) noexcept nogil:
+    """Ask for the rows of keys [key, key + keys) before they are needed: the processor does not see the pattern."""
+    cdef Py_ssize_t line, lines = (a.shape[3] * itemsize(a.dtype) + 63) // 64, i
+    cdef const char *place
+    if a.strides[3] != 1:
+        return
+    for i in range(min(keys, job.keys - key)):
+        place = head_data(job, a, head, key) + i * a.strides[2] * itemsize(a.dtype)
+        for line in range(lines):
+            prefetch(place + 64 * line)
+
+
 cdef void narrow_unit(real *scratch, const Job *job, Py_ssize_t head, Py_ssize_t block_lo,
                       Py_ssize_t block_hi) noexcept nogil:
     """All rows of a key head (few) against blocks [block_lo, block_hi) of its keys."""
-    cdef Py_ssize_t width = F32_WIDTH if real is float else F64_WIDTH, depth = job.depth, padded = job.padded
-    cdef Py_ssize_t rows = job.rows, block, first, count, key, panel, tile, c, r, steps, value_row
-    cdef bint split = job.splits > 1
+    cdef const ArrayRef *k = job.k
+    cdef const ArrayRef *v = job.v
+    cdef Py_ssize_t lanes = F32_LANES if real is float else F64_LANES, depth = job.depth, padded = job.padded
+    cdef Py_ssize_t rows = job.rows, block, first, count, key, keys, panel, r
     cdef int native = DTypeCode.FLOAT32 if real is float else DTypeCode.FLOAT64
-    cdef bint in_place = job.v.dtype == native and job.v.strides[3] == 1 and job.columns % (width // 2) == 0
+    cdef int m = 1 if rows == 1 else 2 if rows == 2 else 4 if rows <= 4 else 8
+    cdef bint split = job.splits > 1
+    # Rows of keys and values that the kernels cannot read where they lie are converted a few at a time.
+    cdef bint keys_apart = k.strides[3] != 1 or (real is double and k.dtype != native)
+    cdef bint values_apart = v.strides[3] != 1 or (real is double and v.dtype != native) or job.columns % lanes != 0
+    cdef Py_ssize_t key_step = k.strides[2] * itemsize(k.dtype), value_step = v.strides[2] * itemsize(v.dtype)
     cdef real *queries = scratch
-    cdef real *keys_packed = queries + GEMM_SP * depth
-    cdef real *values = keys_packed + max(width, rows) * depth
-    cdef real *s = values + KEYS * padded
-    cdef real *weights = s + GEMM_SP * KEYS
-    cdef real *block_o = weights + GEMM_SP * KEYS
-    cdef real *o = block_o + rows * padded
-    cdef const real *value
-    cdef const real *init
-    cdef real maxima[GEMM_SP]
-    cdef real totals[GEMM_SP]
-    cdef real block_max[GEMM_SP]
-    cdef real block_total[GEMM_SP]
-    load_queries(job, head, 0, rows, keys_packed)
-    pack(native, <const char *>keys_packed, depth, 1, rows, depth,
-         GEMM_MR, GEMM_SP, queries)
+    cdef real *apart = queries + NARROW_ROWS * depth
+    cdef real *s = apart + F32_WIDTH * max(depth, padded)
+    cdef real *staging = s + NARROW_ROWS * KEYS          # for masks
+    cdef real *block_o = staging + KEYS
+    cdef real *o = block_o + NARROW_ROWS * padded
+    cdef const char *place
+    cdef real maxima[NARROW_ROWS]
+    cdef real totals[NARROW_ROWS]
+    cdef real block_max[NARROW_ROWS]
+    cdef real block_total[NARROW_ROWS]
+    load_queries(job, head, 0, rows, queries)
+    # The kernels know 1, 2, 4 and 8 rows; rows of zeros make up the number, and nothing reads what becomes of them.
+    for r in range(rows * depth, m * depth):
+        queries[r] = 0
+    for r in range(rows * KEYS, m * KEYS):
+        s[r] = 0
     if not split:
         for r in range(rows):
             start_row(job, head, r, &maxima[r], &totals[r], o + r * padded)
@@ -415,43 +591,41 @@ cdef void narrow_unit(real *scratch, const Job *job, Py_ssize_t head, Py_ssize_t
                 for r in range(rows):
                     keep_block(job, head * rows + r, block, <real>-INF_F, <real>0, <const real *>NULL)
             continue
-        for panel in range(round_up(count, width) // width):
-            key = panel * width
-            pack(job.k.dtype, head_data(job, job.k, head, first + key), job.k.strides[2], job.k.strides[3],
-                 min(width, count - key), depth, width, width, keys_packed)
-            multiply(rows, min(width, count - key), depth, queries, GEMM_SP, keys_packed, width, <const real *>NULL,
-                     s + key, KEYS)
+        for panel in range((count + lanes - 1) // lanes):
+            key = panel * lanes
+            keys = min(lanes, count - key)
+            fetch(job, k, head, first + key + lanes, lanes)
+            place = head_data(job, k, head, first + key)
+            if keys_apart:
+                for r in range(keys):
+                    load_row(apart + r * depth, place + r * key_step, k.strides[3], depth, k.dtype)
+                narrow_scores(m, native, depth, queries, <const char *>apart, depth * sizeof(real), keys, s + key)
+            else:
+                narrow_scores(m, k.dtype, depth, queries, place, key_step, keys, s + key)
+        fetch(job, v, head, first, VALUE_STEP)
         for r in range(rows):
             if is_masked(job, r, r + 1, first + count):
-                apply_mask(job, head, r, first, count, s + r * KEYS, 1)
+                mask_upright(job, head, r, first, count, s + r * KEYS, staging)
             weigh_row(s + r * KEYS, count, &block_max[r], &block_total[r])
-            for key in range(count):
-                weights[key * GEMM_SP + r] = s[r * KEYS + key]
-        if in_place:
-            value = <const real *>head_data(job, job.v, head, first)
-            value_row = job.v.strides[2]
-        else:
-            value = values
-            value_row = width
-            pack(job.v.dtype, head_data(job, job.v, head, first), job.v.strides[3], job.v.strides[2], job.columns,
-                 count, width, width, values)
-        for tile in range((count + VALUE_STEP - 1) // VALUE_STEP):
-            key = tile * VALUE_STEP
-            steps = min(<Py_ssize_t>VALUE_STEP, count - key)
-            for panel in range(padded // width):
-                c = panel * width
-                init = NULL
-                if key:
-                    init = block_o + c
-                multiply(rows, min(width, job.columns - c), steps, weights + key * GEMM_SP, GEMM_SP,
-                         value + key * value_row + (c if in_place else c * count), value_row,
-                         init, block_o + c, padded)
-        for r in range(rows):
-            if split:
-                keep_block(job, head * rows + r, block, block_max[r], block_total[r], block_o + r * padded)
+        for panel in range((count + VALUE_STEP - 1) // VALUE_STEP):
+            key = panel * VALUE_STEP
+            keys = min(<Py_ssize_t>VALUE_STEP, count - key)
+            fetch(job, v, head, first + key + VALUE_STEP, VALUE_STEP)
+            place = head_data(job, v, head, first + key)
+            if values_apart:
+                for r in range(keys):
+                    load_row(apart + r * padded, place + r * value_step, v.strides[3], job.columns, v.dtype)
+                narrow_values(m, native, round_up(job.columns, lanes), keys, s + key, <const char *>apart,
+                              padded * sizeof(real), block_o, padded, key > 0)
             else:
-                join_row(&maxima[r], &totals[r], o + r * padded, block_max[r], block_total[r], block_o + r * padded,
-                         job.columns)
+                narrow_values(m, v.dtype, job.columns, keys, s + key, place, value_step, block_o, padded, key > 0)
+        if split:
+            for r in range(rows):
+                keep_block(job, head * rows + r, block, block_max[r], block_total[r], block_o + r * padded)
+        else:
+            join_factors(maxima, totals, block_max, block_total, rows)
+            for r in range(rows):
+                join_row(o + r * padded, block_o + r * padded, block_total[r], block_max[r], job.columns)
     if not split:
         for r in range(rows):
             finish_row(job, head, r, totals[r], o + r * padded)
@@ -461,12 +635,15 @@ cdef void join_rows(real *o, const Job *job, Py_ssize_t head) noexcept nogil:
     """Join the blocks of each row of a key head, in the order in which an unsplit unit joins them."""
     cdef Py_ssize_t row, block
     cdef const real *place
-    cdef real m, total
+    cdef real m, total, block_max, block_total
     for row in range(job.rows):
         start_row(job, head, row, &m, &total, o)
         place = <const real *>job.partials + (head * job.rows + row) * job.blocks * (job.padded + 2)
         for block in range(job.blocks):
-            join_row(&m, &total, o, place[job.padded], place[job.padded + 1], place, job.columns)
+            block_max = place[job.padded]
+            block_total = place[job.padded + 1]
+            join_factors(&m, &total, &block_max, &block_total, 1)
+            join_row(o, place, block_total, block_max, job.columns)
             place += job.padded + 2
         finish_row(job, head, row, total, o)
 
@@ -487,13 +664,13 @@ cdef int run_job(real *tag, Job *job, int threads) noexcept nogil:
     cdef int failed = 0
     cdef real *scratch = NULL
     job.padded = round_up(job.columns, width)
-    job.narrow = job.rows <= width // 4
+    job.narrow = job.rows <= min(width // 4, <Py_ssize_t>NARROW_ROWS)
     job.blocks = (job.keys + KEYS - 1) // KEYS
     if job.heads * job.rows * job.keys * (job.depth + job.columns) < SMALL_WORK:
         threads = 1
     # How the work is cut changes no bits, so it may look at the number of threads.
     wanted = 4 * <Py_ssize_t>threads if threads > 1 else 1
-    job.unit_rows = UNIT_STRIPS * width
+    job.unit_rows = F32_UNIT if real is float else F64_UNIT
     while job.unit_rows > width and job.heads * ((job.rows + job.unit_rows - 1) // job.unit_rows) < wanted:
         job.unit_rows -= width
     if job.narrow:
@@ -505,11 +682,12 @@ cdef int run_job(real *tag, Job *job, int threads) noexcept nogil:
         job.splits = min(job.blocks, (wanted + tasks - 1) // tasks)
     tasks *= job.splits
     if job.narrow:
-        job.scratch = ((GEMM_SP + max(width, job.rows)) * job.depth + KEYS * job.padded + 2 * GEMM_SP * KEYS
-                       + 2 * job.rows * job.padded)
+        job.scratch = (NARROW_ROWS * (job.depth + 2 * job.padded + KEYS) + KEYS
+                       + F32_WIDTH * max(job.depth, job.padded))
     else:
-        job.scratch = (round_up(job.unit_rows, width) * (job.depth + job.padded + 2) + KEYS * (job.padded + width)
-                       + max((KEYS + GEMM_MR) // GEMM_MR * GEMM_SP, job.unit_rows) * job.depth + width * job.padded)
+        job.scratch = (round_up(job.unit_rows, width) * (job.depth + max(job.depth, job.padded) + 2)
+                       + KEYS * (job.padded + width) + (KEYS + GEMM_MR) // GEMM_MR * GEMM_SP * job.depth
+                       + width * job.padded + (2 * KEYS * width if job.mask != NULL else 0))
     job.partials = NULL
     if job.splits > 1:
         job.partials = malloc(job.heads * job.rows * job.blocks * (job.padded + 2) * sizeof(real))
