@@ -22,23 +22,22 @@ from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, NAN, atan2, cos, hypot, sin, sqrt
 from libc.stdint cimport (
-    INT8_MAX, INT8_MIN, INT16_MAX, INT16_MIN, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, UINT8_MAX, UINT16_MAX, UINT32_MAX,
-    UINT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t,
+    INT8_MAX, INT8_MIN, INT16_MAX, INT16_MIN, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, UINT8_MAX, UINT16_MAX,
+    UINT32_MAX, UINT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t,
 )
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from mlxr.core.abi cimport (
-    BFLOAT16, BOOL, COMPLEX64, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, MAX_NDIM, UINT8, UINT16, UINT32, UINT64,
-    ArrayRef,
+    BFLOAT16, BOOL, COMPLEX64, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, MAX_NDIM, UINT8, UINT16, UINT32,
+    UINT64, ArrayRef,
 )
-from mlxr.cpu.kernels.half cimport (
-    bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, float_bits, float_from_bits, fused_f32, fused_f64,
-)
+from mlxr.cpu.kernels.half cimport bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, fused_f32, fused_f64
 from mlxr.cpu.kernels.reduce cimport (
-    BLOCK, CHUNK, LANES, MOMENT_MEAN, MOMENT_STD, REDUCE_ALL, REDUCE_ANY, REDUCE_MAX, REDUCE_MIN, REDUCE_PROD, REDUCE_SUM,
-    SCAN_LOGSUMEXP, SCAN_MAX, SCAN_MIN, SCAN_PROD, SCAN_SUM, SEGMENT, Moment, ReduceOp, ReduceTable, ScanOp,
+    BLOCK, CHUNK, LANES, MOMENT_MEAN, MOMENT_STD, REDUCE_ALL, REDUCE_ANY, REDUCE_MAX, REDUCE_PROD, REDUCE_SUM,
+    SCAN_LOGSUMEXP, SCAN_MAX, SCAN_PROD, SCAN_SUM, SEGMENT, Moment, ReduceTable, ScanOp,
 )
+from mlxr.cpu.kernels.vecmath cimport double_bits, double_from_bits, exp_f32, log_f32
 
 cdef enum:
     PARALLEL_WORK = 262144      # elements (of cost 1) below which a second thread costs more than it saves
@@ -47,7 +46,7 @@ cdef enum:
     TILE_BYTES = 256            # of one vector of results where a whole chunk is copied: CHUNK of them fit the L2 cache
     MIN_VECTOR = 8              # a shorter kept axis is not worth a vector
 
-# Types of accumulation, and the operations, which select specializations at compile time: their pointers are always NULL.
+# Types of accumulation, and the operations, which select specializations: pointers to them are always NULL.
 ctypedef fused acc_t:
     uint8_t
     uint16_t
@@ -127,7 +126,7 @@ ctypedef fused bits_t:
     uint32_t
     uint64_t
 
-# Partial result of an arg-reduction: the extremum, as the bytes of the type compared, and the index of its first occurrence.
+# Partial result of an arg-reduction: the extremum, as bytes of the type compared, and where it first occurs.
 ctypedef struct Found:
     char value[8]
     Py_ssize_t index
@@ -137,8 +136,9 @@ ctypedef void (*LoadFn)(const char *src, Py_ssize_t step, Py_ssize_t n, void *ds
 ctypedef void (*StoreFn)(const void *src, Py_ssize_t n, char *dst, Py_ssize_t step) noexcept nogil
 # `start` is the index of x[0] among the reduced elements; only arg-reductions need it.
 ctypedef void (*RowFn)(const void *x, Py_ssize_t n, Py_ssize_t start, void *part, void *op) noexcept nogil
+# `tile` has room for n * width elements. The rows may lie in it, one after the other, if they had to be copied.
 ctypedef void (*ColumnsFn)(const void **rows, Py_ssize_t n, Py_ssize_t width, Py_ssize_t start, void *parts,
-                           void *scratch, void *op) noexcept nogil
+                           void *tile, void *scratch, void *op) noexcept nogil
 ctypedef void (*MergeFn)(void *into, const void *later, void *unused, void *op) noexcept nogil
 
 ctypedef void (*LocateFn)(const void *x, Py_ssize_t n, Found *part, void *unused) noexcept nogil
@@ -182,6 +182,7 @@ ctypedef struct Plan:
     Axes reduced
     Py_ssize_t chunks
     Py_ssize_t parts_bytes      # of the partial results of all chunks of a unit
+    Py_ssize_t tile_bytes       # of a copy of the chunk, for units of several results
     # Units: `outer` are the kept axes less the vector axis.
     Axes outer
     Axes outer_out              # the same axes, with strides of the output
@@ -201,31 +202,7 @@ ctypedef struct Plan:
     Py_ssize_t pairs            # partial results per result: 2 for the variance of complex numbers
 
 
-# Exponential and logarithm. Only results that matter beside 1 are needed of exp, so it gives 0 below 2**-125 or so.
-
-cdef inline float exp_f32(float x) noexcept nogil:
-    """exp(x) for x <= 0 (NaN gives NaN), to about 1 ULP."""
-    cdef float clamped = x if x > <float>-87.0 else <float>-87.0
-    cdef float shifted = fused_f32(clamped, <float>1.4426950408889634, <float>12582912.0)
-    cdef float k = shifted - <float>12582912.0
-    cdef float r = fused_f32(k, <float>-0.693359375, clamped)
-    r = fused_f32(k, <float>2.12194440054690583e-4, r)
-    cdef float p = <float>1.9875691500e-4
-    p = fused_f32(p, r, <float>1.3981999507e-3)
-    p = fused_f32(p, r, <float>8.3334519073e-3)
-    p = fused_f32(p, r, <float>4.1665795894e-2)
-    p = fused_f32(p, r, <float>1.6666665459e-1)
-    p = fused_f32(p, r, <float>0.5)
-    p = fused_f32(p, r * r, r) + <float>1.0
-    cdef float y = float_from_bits(float_bits(p) + (float_bits(shifted) << 23))
-    y = y if x >= <float>-87.0 else <float>0.0
-    return x if x != x else y
-
-
-cdef union Float64Bits:
-    double value
-    uint64_t bits
-
+# float64's exponential and logarithm, as loops can vectorize them. What exp gives has to be right beside 1 only.
 
 cdef inline double exp_f64(double x) noexcept nogil:
     """exp(x) for x <= 0 (NaN gives NaN), to about 1 ULP: 2**k * exp(r), |r| <= log(2) / 2, Taylor's series to r**13."""
@@ -247,22 +224,16 @@ cdef inline double exp_f64(double x) noexcept nogil:
     p = fused_f64(p, r, 1.0 / 6.0)
     p = fused_f64(p, r, 0.5)
     p = fused_f64(p, r * r, r) + 1.0
-    cdef Float64Bits scaled, magic
-    scaled.value = p
-    magic.value = shifted
-    scaled.bits += magic.bits << 52
-    cdef double y = scaled.value if x >= -708.0 else 0.0
-    return x if x != x else y
+    p = double_from_bits(double_bits(p) + (double_bits(shifted) << 52))
+    p = p if x >= -708.0 else 0.0
+    return x if x != x else p
 
 
 cdef inline double log_f64(double x) noexcept nogil:
     """log(x) for normal x > 0, to about 1 ULP: k * log(2) + 2 * atanh((m - 1) / (m + 1)), m in [0.7, 1.4]."""
-    cdef Float64Bits bits
-    bits.value = x
-    cdef int64_t shifted = <int64_t>(bits.bits - 0x3FE6A09E667F3BCDu)
+    cdef int64_t shifted = <int64_t>(double_bits(x) - 0x3FE6A09E667F3BCDu)
     cdef double k = <double>(<int32_t>(shifted >> 52))
-    bits.bits -= <uint64_t>(shifted & <int64_t>0xFFF0000000000000u)
-    cdef double f = bits.value - 1.0
+    cdef double f = double_from_bits(double_bits(x) - <uint64_t>(shifted >> 52 << 52)) - 1.0
     cdef double z = f / (f + 2.0)
     cdef double w = z * z
     cdef double p = 1.0 / 23.0
@@ -279,22 +250,6 @@ cdef inline double log_f64(double x) noexcept nogil:
     # log(m) = f - z * (f - 2 * w * p): exact where f is small.
     cdef double tail = z * (f - 2.0 * w * p)
     return fused_f64(k, 6.93147180369123816490e-01, f - fused_f64(k, -1.90821492927058770002e-10, tail))
-
-
-cdef inline float log_f32(float x) noexcept nogil:
-    """log(x) for normal x > 0, to about 1 ULP; the same series in float32."""
-    cdef uint32_t shifted = float_bits(x) - 0x3F3504F3u
-    cdef float k = <float>(<int32_t>shifted >> 23)
-    cdef float f = float_from_bits(float_bits(x) - (shifted & 0xFF800000u)) - <float>1.0
-    cdef float z = f / (f + <float>2.0)
-    cdef float w = z * z
-    cdef float p = <float>(1.0 / 11.0)
-    p = fused_f32(p, w, <float>(1.0 / 9.0))
-    p = fused_f32(p, w, <float>(1.0 / 7.0))
-    p = fused_f32(p, w, <float>(1.0 / 5.0))
-    p = fused_f32(p, w, <float>(1.0 / 3.0))
-    cdef float tail = z * (f - <float>2.0 * w * p)
-    return fused_f32(k, <float>0.693359375, f - fused_f32(k, <float>2.12194440054690583e-4, tail))
 
 
 cdef inline real_t exp_real(real_t x) noexcept nogil:
@@ -596,7 +551,8 @@ cdef inline void join_block(acc_t *lane, const acc_t *a, const acc_t *b, const a
     """Add a block: eight vectors as a tree, then to the lanes."""
     cdef Py_ssize_t i
     for i in range(width):
-        lane[i] = join(lane[i], join(join_four(a[i], b[i], c[i], d[i], op), join_four(e[i], f[i], g[i], h[i], op), op), op)
+        lane[i] = join(
+            lane[i], join(join_four(a[i], b[i], c[i], d[i], op), join_four(e[i], f[i], g[i], h[i], op), op), op)
 
 
 cdef inline acc_t fold_lanes(const acc_t *lane, op_t *op) noexcept nogil:
@@ -635,7 +591,8 @@ cdef void reduce_row(const acc_t *x, Py_ssize_t n, Py_ssize_t start, acc_t *part
                 vector[j] = last
             else:
                 vector[j] = blank
-        join_block(lane, vector[0], vector[1], vector[2], vector[3], vector[4], vector[5], vector[6], vector[7], LANES, op)
+        join_block(lane, vector[0], vector[1], vector[2], vector[3], vector[4], vector[5], vector[6], vector[7],
+                   LANES, op)
     part[0] = fold_lanes(lane, op)
 
 
@@ -645,8 +602,8 @@ cdef void join_vectors(acc_t *lane, const acc_t *a, Py_ssize_t width, op_t *op) 
         lane[i] = join(lane[i], a[i], op)
 
 
-cdef void reduce_columns(const acc_t **rows, Py_ssize_t n, Py_ssize_t width, Py_ssize_t start, acc_t *parts, acc_t *lane,
-                         op_t *op) noexcept nogil:
+cdef void reduce_columns(const acc_t **rows, Py_ssize_t n, Py_ssize_t width, Py_ssize_t start, acc_t *parts,
+                         void *tile, acc_t *lane, op_t *op) noexcept nogil:
     """The additions of reduce_row for `width` results at a time; `lane` has room for (LANES + 1) * width."""
     cdef acc_t neutral = identity(<acc_t>0, op)
     cdef acc_t *blank = lane + LANES * width        # a row of identities
@@ -729,18 +686,17 @@ cdef void moments_row(const real_t *x, Py_ssize_t n, Py_ssize_t start, Spread *p
 
 
 cdef void moments_columns(const real_t **rows, Py_ssize_t n, Py_ssize_t width, Py_ssize_t start, Spread *parts,
-                          real_t *scratch, void *unused) noexcept nogil:
-    """The arithmetic of moments_row; `scratch` has room for (CHUNK + LANES + 4) * width."""
+                          real_t *tile, real_t *scratch, void *unused) noexcept nogil:
+    """The arithmetic of moments_row; `scratch` has room for (LANES + 4) * width."""
     cdef real_t *shift = scratch
     cdef real_t *first = shift + width
     cdef real_t *second = first + width
     cdef real_t *lane = second + width
-    cdef real_t *tile = lane + (LANES + 1) * width
     cdef const real_t *tile_rows[CHUNK]
     cdef real_t *out
     cdef const real_t *row
     cdef Py_ssize_t i, j
-    reduce_columns(rows, n, width, 0, shift, lane, <Sum *>NULL)
+    reduce_columns(rows, n, width, 0, shift, NULL, lane, <Sum *>NULL)
     for j in range(width):
         shift[j] = shift[j] / <real_t>n
     for i in range(n):
@@ -749,10 +705,10 @@ cdef void moments_columns(const real_t **rows, Py_ssize_t n, Py_ssize_t width, P
         tile_rows[i] = out
         for j in range(width):
             out[j] = row[j] - shift[j]
-    reduce_columns(tile_rows, n, width, 0, first, lane, <Sum *>NULL)
+    reduce_columns(tile_rows, n, width, 0, first, NULL, lane, <Sum *>NULL)
     for i in range(n * width):
         tile[i] = tile[i] * tile[i]
-    reduce_columns(tile_rows, n, width, 0, second, lane, <Sum *>NULL)
+    reduce_columns(tile_rows, n, width, 0, second, NULL, lane, <Sum *>NULL)
     for j in range(width):
         parts[j] = spread(n, shift[j], first[j], second[j])
 
@@ -792,24 +748,23 @@ cdef void logsumexp_row(const real_t *x, Py_ssize_t n, Py_ssize_t start, Scaled 
 
 
 cdef void logsumexp_columns(const real_t **rows, Py_ssize_t n, Py_ssize_t width, Py_ssize_t start, Scaled *parts,
-                            real_t *scratch, void *unused) noexcept nogil:
-    """The arithmetic of logsumexp_row; `scratch` has room for (CHUNK + LANES + 4) * width."""
+                            real_t *tile, real_t *scratch, void *unused) noexcept nogil:
+    """The arithmetic of logsumexp_row; `scratch` has room for (LANES + 4) * width."""
     cdef real_t *largest = scratch
     cdef real_t *total = largest + width
     cdef real_t *lane = total + width
-    cdef real_t *tile = lane + (LANES + 1) * width
     cdef const real_t *tile_rows[CHUNK]
     cdef real_t *out
     cdef const real_t *row
     cdef Py_ssize_t i, j
-    reduce_columns(rows, n, width, 0, largest, lane, <Max *>NULL)
+    reduce_columns(rows, n, width, 0, largest, NULL, lane, <Max *>NULL)
     for i in range(n):
         row = rows[i]
         out = tile + i * width
         tile_rows[i] = out
         for j in range(width):
             out[j] = exp_real(row[j] - largest[j])
-    reduce_columns(tile_rows, n, width, 0, total, lane, <Sum *>NULL)
+    reduce_columns(tile_rows, n, width, 0, total, NULL, lane, <Sum *>NULL)
     for j in range(width):
         parts[j] = scaled(largest[j], total[j])
 
@@ -859,10 +814,10 @@ cdef void locate(const acc_t *x, Py_ssize_t n, Found *part, void *unused) noexce
     part.index += i
 
 
-cdef void arg_columns(const acc_t **rows, Py_ssize_t n, Py_ssize_t width, Py_ssize_t start, Found *parts, acc_t *scratch,
-                      op_t *op) noexcept nogil:
+cdef void arg_columns(const acc_t **rows, Py_ssize_t n, Py_ssize_t width, Py_ssize_t start, Found *parts,
+                      void *tile, acc_t *scratch, op_t *op) noexcept nogil:
     cdef acc_t *best = scratch
-    cdef acc_t *index = scratch + width     # below CHUNK, so exact in any type; as wide as the values, for the vectors
+    cdef acc_t *index = scratch + width     # below CHUNK, so exact in any type; as wide as the values, for vectors
     cdef const acc_t *row
     cdef Py_ssize_t i, j
     cdef bint better
@@ -965,7 +920,8 @@ cdef inline ComplexScaled rescaled(ComplexScaled x, Complex largest) noexcept no
     return y
 
 
-cdef void merge_complex_logsumexp(ComplexScaled *into, const ComplexScaled *later, void *unused, void *op) noexcept nogil:
+cdef void merge_complex_logsumexp(ComplexScaled *into, const ComplexScaled *later, void *unused,
+                                  void *op) noexcept nogil:
     cdef Complex largest = join_complex(into.largest, later.largest, <Max *>NULL)
     cdef ComplexScaled a = rescaled(into[0], largest), b = rescaled(later[0], largest)
     into.largest = largest
@@ -982,7 +938,8 @@ cdef Complex complex_log(const ComplexScaled *x) noexcept nogil:
     return result
 
 
-cdef void complex_logsumexp_row(const Complex *x, Py_ssize_t n, Py_ssize_t start, ComplexScaled *part, void *unused) noexcept nogil:
+cdef void complex_logsumexp_row(const Complex *x, Py_ssize_t n, Py_ssize_t start, ComplexScaled *part,
+                                void *unused) noexcept nogil:
     cdef ComplexScaled one, term
     cdef Complex largest
     cdef Py_ssize_t i
@@ -1043,8 +1000,8 @@ cdef void gather(const Plan *plan, const char *base, Py_ssize_t start, Py_ssize_
 
 
 cdef void take_chunk(const Plan *plan, const char *base, Py_ssize_t chunk, Py_ssize_t width, char *parts,
-                     char *scratch) noexcept nogil:
-    """Partial results of one chunk for the `width` results of the unit at `base`."""
+                     char *tile) noexcept nogil:
+    """Partial results of one chunk for the `width` results of the unit at `base`. Scratch follows the tile."""
     cdef uint64_t buffer[CHUNK]
     cdef const void *rows[CHUNK]
     cdef const Axes *axes = &plan.reduced
@@ -1052,7 +1009,6 @@ cdef void take_chunk(const Plan *plan, const char *base, Py_ssize_t chunk, Py_ss
     cdef Py_ssize_t n = min(<Py_ssize_t>CHUNK, axes.size - start)
     cdef Py_ssize_t item = plan.kernel.item
     cdef Py_ssize_t i
-    cdef char *tile
     if not plan.columns:
         if plan.direct and (axes.ndim == 0 or (axes.ndim == 1 and axes.strides[0] == item)):
             plan.kernel.row(base + start * item, n, start, parts, NULL)
@@ -1064,11 +1020,10 @@ cdef void take_chunk(const Plan *plan, const char *base, Py_ssize_t chunk, Py_ss
         for i in range(n):
             rows[i] = base + offset_of(axes, start + i)
     else:
-        tile = scratch + plan.kernel.scratch * plan.width
         for i in range(n):
             rows[i] = tile + i * width * item
             plan.copy(base + offset_of(axes, start + i), plan.vector_stride, width, <void *>rows[i], NULL)
-    plan.kernel.columns(rows, n, width, start, parts, scratch, NULL)
+    plan.kernel.columns(rows, n, width, start, parts, tile, tile + plan.tile_bytes, NULL)
 
 
 cdef void locate_in_chunk(const Plan *plan, const char *base, Found *part) noexcept nogil:
@@ -1128,7 +1083,8 @@ cdef void finish(const Plan *plan, char *part, Py_ssize_t pair_stride, char *out
         plan.store(&narrow, 1, out, 0)
 
 
-cdef void finish_unit(const Plan *plan, const char *base, char *parts, Py_ssize_t width, Py_ssize_t out_offset) noexcept nogil:
+cdef void finish_unit(const Plan *plan, const char *base, char *parts, Py_ssize_t width,
+                      Py_ssize_t out_offset) noexcept nogil:
     """Merge and write the results of the unit at `base`; its chunks lie plan.width partial results apart."""
     cdef Py_ssize_t i
     cdef Py_ssize_t part = plan.kernel.part
@@ -1141,7 +1097,8 @@ cdef void finish_unit(const Plan *plan, const char *base, char *parts, Py_ssize_
         locate_in_chunk(plan, base, <Found *>parts)
     i = 0
     while i < width:
-        finish(plan, parts + i * part, part, plan.out + out_offset + (i // plan.pairs) * plan.vector_out * plan.out_item)
+        finish(plan, parts + i * part, part,
+               plan.out + out_offset + (i // plan.pairs) * plan.vector_out * plan.out_item)
         i += plan.pairs
 
 
@@ -1158,7 +1115,8 @@ cdef void take_units(const Plan *plan, Py_ssize_t begin, Py_ssize_t end, char *m
         base = plan.data + offset_of(&plan.outer, outer) + first * plan.vector_stride
         for chunk in range(plan.chunks):
             take_chunk(plan, base, chunk, width, memory + chunk * stride, scratch)
-        finish_unit(plan, base, memory, width, offset_of(&plan.outer_out, outer) + first * plan.vector_out * plan.out_item)
+        finish_unit(plan, base, memory, width,
+                    offset_of(&plan.outer_out, outer) + first * plan.vector_out * plan.out_item)
 
 
 cdef void take_chunks(const Plan *plan, Py_ssize_t unit, Py_ssize_t begin, Py_ssize_t end, char *parts,
@@ -1189,13 +1147,12 @@ cdef int run(Plan *plan, int threads) noexcept nogil:
     cdef char *memory = <char *>small
     if units == 0:
         return 0
-    # Padded to whole cache lines, so that threads do not share one.
+    # Padded by a cache line, so that threads do not share one.
     plan.parts_bytes = (plan.chunks * plan.width * <Py_ssize_t>plan.kernel.part + 127) // 64 * 64
     scratch_bytes = 0
     if plan.columns:
-        scratch_bytes = plan.width * (plan.kernel.scratch + (rows * <Py_ssize_t>plan.kernel.item if plan.kernel.tiles else 0)
-                                      + rows * <Py_ssize_t>plan.kernel.item) + 128
-        scratch_bytes = scratch_bytes // 64 * 64
+        plan.tile_bytes = (plan.width * rows * <Py_ssize_t>plan.kernel.item + 127) // 64 * 64
+        scratch_bytes = plan.tile_bytes + (plan.width * plan.kernel.scratch + 127) // 64 * 64
     used = threads_for(<double>units * plan.width * plan.reduced.size * plan.kernel.cost, threads)
     if used > 1 and units < 2 * used and plan.chunks > 1:
         memory = <char *>malloc(plan.parts_bytes + used * scratch_bytes)
@@ -1289,7 +1246,8 @@ cdef void lay_out(Plan *plan, const ArrayRef *x, uint32_t axes, const ArrayRef *
             add_axis(&plan.outer_out, plan.kept.shape[i], extents[i] * plan.out_item, False)
     if plan.kept.size == 0:
         plan.outer.size = 0
-    limit = min(<Py_ssize_t>DIRECT_BYTES, TILE_BYTES * CHUNK // max(<Py_ssize_t>1, min(<Py_ssize_t>CHUNK, plan.reduced.size)))
+    limit = TILE_BYTES * CHUNK // max(<Py_ssize_t>1, min(<Py_ssize_t>CHUNK, plan.reduced.size))
+    limit = min(limit, <Py_ssize_t>DIRECT_BYTES)
     if plan.direct and not plan.kernel.tiles and plan.vector_stride == <Py_ssize_t>plan.kernel.item:
         limit = DIRECT_BYTES
     limit = limit // <Py_ssize_t>plan.kernel.item
@@ -1630,7 +1588,7 @@ cdef void scan_eight(const acc_t *x, acc_t *y, op_t *op) noexcept nogil:
 
 
 cdef void scan_row(const acc_t *x, acc_t *y, Py_ssize_t n, acc_t *state, op_t *op) noexcept nogil:
-    """Segments, each on its own, then joined to the total before them. Tiles are whole segments, except for the last."""
+    """Segments, each on its own, then joined to the total before them. All tiles but the last are whole segments."""
     cdef Py_ssize_t i, j, size
     cdef acc_t total = state[0]
     if n == 8 * SEGMENT:
@@ -1647,7 +1605,8 @@ cdef void scan_row(const acc_t *x, acc_t *y, Py_ssize_t n, acc_t *state, op_t *o
     state[0] = total
 
 
-cdef void scan_columns(const acc_t *x, acc_t *y, Py_ssize_t width, Py_ssize_t index, acc_t *state, op_t *op) noexcept nogil:
+cdef void scan_columns(const acc_t *x, acc_t *y, Py_ssize_t width, Py_ssize_t index, acc_t *state,
+                       op_t *op) noexcept nogil:
     """The arithmetic of scan_row for element `index` of `width` lines."""
     cdef acc_t *total = state
     cdef acc_t *segment = state + width
@@ -1918,8 +1877,8 @@ cdef void choose_scan(ScanPlan *plan, ScanOp op, int dtype, int out_dtype) noexc
     else:
         plan.store = word_storer(out_dtype)
     plan.direct = dtype == COMPLEX64 or itemsize(dtype) == plan.kernel.item
-    # Complex results of a row pass through `store`, which settles NaN.
-    plan.direct_out = (itemsize(out_dtype) == plan.kernel.item and dtype != COMPLEX64) or op == SCAN_SUM and dtype == COMPLEX64
+    # Complex results of a row pass through `store`, which settles NaN; running sums are of floats.
+    plan.direct_out = op == SCAN_SUM if dtype == COMPLEX64 else itemsize(out_dtype) == plan.kernel.item
 
 
 cdef int scan(ScanOp op, const ArrayRef *x, int axis, bint reverse, bint inclusive, const ArrayRef *out,
