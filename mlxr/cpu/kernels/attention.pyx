@@ -87,7 +87,8 @@ cdef enum:
     F32_UNIT = 256     # most rows in a unit: enough work for each key and value that is packed, while all of a unit's
     F64_UNIT = 128     # scratch stays in the second-level cache
     NARROW_ROWS = 8    # most rows of the narrow way
-    VALUE_STEP = 16    # keys whose values stay in the first-level cache while a narrow unit passes over their columns
+    VALUE_STEP = 16    # keys whose values stay in the first-level cache while a narrow unit passes over their columns;
+                       # no fewer than the lanes of any vector
     F32_WIDTH = 2 * F32_LANES   # rows in a strip, and columns in a strip of values
     F64_WIDTH = 2 * F64_LANES
     SMALL_WORK = 1 << 17        # multiply-adds below which a second thread costs more than it saves
@@ -565,7 +566,7 @@ cdef void narrow_unit(real *scratch, const Job *job, Py_ssize_t head, Py_ssize_t
     cdef Py_ssize_t key_step = k.strides[2] * itemsize(k.dtype), value_step = v.strides[2] * itemsize(v.dtype)
     cdef real *queries = scratch
     cdef real *apart = queries + NARROW_ROWS * depth
-    cdef real *s = apart + F32_WIDTH * max(depth, padded)
+    cdef real *s = apart + VALUE_STEP * max(depth, padded)
     cdef real *staging = s + NARROW_ROWS * KEYS          # for masks
     cdef real *block_o = staging + KEYS
     cdef real *o = block_o + NARROW_ROWS * padded
@@ -683,7 +684,7 @@ cdef int run_job(real *tag, Job *job, int threads) noexcept nogil:
     tasks *= job.splits
     if job.narrow:
         job.scratch = (NARROW_ROWS * (job.depth + 2 * job.padded + KEYS) + KEYS
-                       + F32_WIDTH * max(job.depth, job.padded))
+                       + VALUE_STEP * max(job.depth, job.padded))
     else:
         job.scratch = (round_up(job.unit_rows, width) * (job.depth + max(job.depth, job.padded) + 2)
                        + KEYS * (job.padded + width) + (KEYS + GEMM_MR) // GEMM_MR * GEMM_SP * job.depth
