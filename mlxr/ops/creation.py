@@ -17,6 +17,11 @@ from mlxr.ops.declare import primitive
 from mlxr.ops.elementwise import astype, copy
 from mlxr.ops.layout import broadcast_to, reshape
 
+__all__ = [
+    "arange", "asarray", "empty", "empty_like", "eye", "from_slice", "full", "full_like", "identity", "linspace",
+    "ones", "ones_like", "tri", "zeros", "zeros_like",
+]
+
 full_p = primitive("full", "elementwise")
 arange_p = primitive("arange", "elementwise")
 

@@ -20,6 +20,18 @@ from mlxr.ops.declare import (
 )
 from mlxr.errors import DtypeError, InvalidValueError, ShapeError
 
+__all__ = [
+    "abs", "acos", "acosh", "add", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "asin",
+    "asinh", "astype", "atan", "atan2", "atanh", "bitwise_and", "bitwise_invert", "bitwise_left_shift",
+    "bitwise_or", "bitwise_right_shift", "bitwise_xor", "ceil", "clip", "conj", "conjugate", "contiguous", "cos",
+    "cosh", "degrees", "divide", "divmod", "equal", "erf", "erfinv", "exp", "expm1", "floor", "floor_divide",
+    "greater", "greater_equal", "imag", "isfinite", "isinf", "isnan", "isneginf", "isposinf", "left_shift", "less",
+    "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or",
+    "logical_xor", "maximum", "minimum", "multiply", "nan_to_num", "negative", "not_equal", "positive", "pow",
+    "power", "radians", "real", "reciprocal", "remainder", "right_shift", "round", "rsqrt", "sigmoid", "sign",
+    "sin", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "trunc", "where",
+]
+
 # ruff: noqa: A001 -- the ops have MLX's names
 
 # ------------------------------------------------------------------ arithmetic
@@ -661,3 +673,8 @@ def nan_to_num(a, nan=0.0, posinf=None, neginf=None, *, stream=None):
     a = where(isnan(a), nan, a, stream=stream)
     a = where(isposinf(a), limits.max if posinf is None else posinf, a)
     return where(isneginf(a), limits.min if neginf is None else neginf, a)
+
+
+# Other names for the same functions, as upstream has them.
+acos, acosh, asin, asinh, atan, atan2, atanh = arccos, arccosh, arcsin, arcsinh, arctan, arctan2, arctanh
+bitwise_left_shift, bitwise_right_shift, conj, pow = left_shift, right_shift, conjugate, power

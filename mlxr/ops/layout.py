@@ -15,6 +15,13 @@ from mlxr.errors import ArgumentTypeError, AxisError, InvalidValueError, ShapeEr
 from mlxr.ops.declare import EVERY, Refusal, Sample, operation, primitive, spread
 from mlxr.ops.elementwise import astype, contiguous
 
+__all__ = [
+    "as_strided", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_arrays", "broadcast_to", "concat",
+    "concatenate", "diag", "diagonal", "expand_dims", "flatten", "flip", "matrix_transpose", "meshgrid", "moveaxis",
+    "pad", "permute_dims", "repeat", "reshape", "roll", "split", "squeeze", "stack", "swapaxes", "tile",
+    "transpose", "unflatten", "unstack", "view",
+]
+
 # ruff: noqa: A001 -- the ops have MLX's names
 
 
