@@ -180,10 +180,10 @@ cpdef apply(Primitive p, tuple inputs, tuple params=(), object stream=None):
     return outputs[0]
 
 
-cpdef create(Primitive p, Device device, tuple shape, dtype, tuple params=()):
-    """Execute a primitive that has no operands (fill, arange, ...) on `device`."""
+cpdef create(Primitive p, Device device, tuple shape, dtype, tuple params=(), tuple inputs=()):
+    """Execute a primitive whose result's shape and dtype do not follow from its operands (full, arange, random bits)."""
     cdef Tensor out = new_tensor_from_tuple(dtype, device, shape)
-    _backend(device).run(p, (), (out,), params)
+    _backend(device).run(p, inputs, (out,), params)
     return out
 
 

@@ -50,7 +50,7 @@ def shape_of(shape, op="full"):
 def _filled(value, shape, dtype, device):
     """Return a tensor of `shape` whose elements are the Python scalar `value`."""
     element = interop.scalar(value, dtype, device)
-    return create(full_p, device, shape, element.dtype, (element,))
+    return create(full_p, device, shape, element.dtype, (), (element,))
 
 
 def asarray(a, dtype=None, *, copy=None, device=None):

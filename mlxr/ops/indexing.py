@@ -192,13 +192,11 @@ def _plan(x, index):
                 raise InvalidValueError("an index can only have a single ellipsis (...)", op="index")
             ellipsis = k
             continue
-        if isinstance(item, (bool, np.bool_)):
-            items[k] = Tensor(bool(item))
-        else:
-            array = _as_index_array(item)
-            if array is not None:
-                items[k] = array
-        item = items[k]
+        array = _as_index_array(item)
+        if array is not None:
+            item = items[k] = array
+        if isinstance(item, (bool, np.bool_)) or (array is not None and array.dtype is dtypes.bool_ and not array.ndim):
+            raise ArgumentTypeError("a single boolean is no index; use mlxr.where", op="index", index=item)
         covered += item.ndim if isinstance(item, Tensor) and item.dtype is dtypes.bool_ else 1
     if covered > x.ndim:
         raise BoundsError(f"too many indices ({covered}) for an array with {x.ndim} dimensions", op="index",
@@ -228,8 +226,6 @@ def _plan(x, index):
                     f"a mask of shape {item.shape} does not fit axes {axis} and following of shape {x.shape}",
                     op="index", shapes=(item.shape, x.shape),
                 )
-            if not parts:  # a 0-dimensional mask: one axis of extent 1 or 0
-                plan.layout.append(("mask", bool(item.item())))
             for part in parts:
                 plan.arrays[axis] = part
                 starts.append(0)
@@ -293,8 +289,6 @@ def _result_shape(plan, base, shape):
             result.append(1)
         elif entry == "arrays":
             result.extend(shape)
-        elif isinstance(entry, tuple):
-            result.append(int(entry[1]))
         else:
             result.append(base[entry])
     return tuple(result)
@@ -346,7 +340,7 @@ def getitem(x, index):
     plan = _plan(x, index)
     base = _sliced(x, plan)
     if not plan.arrays:
-        return reshape(base, _result_shape(plan, plan.shape, ())) if plan.layout else reshape(base, ())
+        return reshape(base, _result_shape(plan, plan.shape, ()))
     axes, arrays, shape = _index_arrays(plan)
     if len(axes) == 1:
         taken = apply(take_p, (base, arrays[0]), axes)
@@ -357,21 +351,7 @@ def getitem(x, index):
         taken = apply(gather_p, (base, *arrays), (axes, sizes))
         taken = reshape(taken, shape + tuple(n for axis, n in enumerate(base.shape) if axis not in axes))
     taken = transpose(taken, _gather_order(plan, len(shape)))
-    return _mask_axes(reshape(taken, _result_shape(_without_masks(plan), plan.shape, shape)), plan)
-
-
-def _without_masks(plan):
-    """Return the plan with axes of 0-dimensional masks as plain new axes."""
-    copy = _Plan()
-    copy.layout = [None if isinstance(entry, tuple) else entry for entry in plan.layout]
-    return copy
-
-
-def _mask_axes(result, plan):
-    """Empty the axes of 0-dimensional masks that are False."""
-    if all(entry[1] for entry in plan.layout if isinstance(entry, tuple)):
-        return result
-    return result[:0] if result.ndim else result
+    return reshape(taken, _result_shape(plan, plan.shape, shape))
 
 
 # ------------------------------------------------------------------ writing
@@ -444,10 +424,6 @@ def setitem(x, index, value):
         core.assign(x, where(spread_mask, reshape(value, ()), x))
         return
     plan = _plan(x, index)
-    if any(isinstance(entry, tuple) for entry in plan.layout):
-        if not all(entry[1] for entry in plan.layout if isinstance(entry, tuple)):
-            return
-        plan = _unmasked(plan)
     if plan.arrays:
         core.assign(x, _scattered(x, plan, value, ASSIGN))
         return
@@ -457,12 +433,6 @@ def setitem(x, index, value):
     value = reshape(value, plan.shape)
     if not core.write_slice(x, value, plan.starts, plan.shape, plan.steps):
         core.assign(x, apply(slice_update_p, (x, value), (plan.starts, plan.shape, plan.steps)))
-
-
-def _unmasked(plan):
-    """Return the plan with true 0-dimensional masks as new axes."""
-    plan.layout = [None if isinstance(entry, tuple) else entry for entry in plan.layout]
-    return plan
 
 
 class ArrayAt:
@@ -490,10 +460,6 @@ class ArrayAt:
         x, index = self._x, self._index[0]
         value = _as_value(x, value)
         plan = _plan(x, index)
-        if any(isinstance(entry, tuple) for entry in plan.layout):
-            if not all(entry[1] for entry in plan.layout if isinstance(entry, tuple)):
-                return x
-            plan = _unmasked(plan)
         if plan.arrays:
             return _scattered(x, plan, value, mode)
         old = getitem(x, index)
