@@ -27,7 +27,7 @@ from mlxr.core.abi cimport (
     UINT32, UINT64, ArrayRef,
 )
 from mlxr.cpu.kernels.elementwise cimport *
-from mlxr.cpu.kernels.half cimport bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16
+from mlxr.cpu.kernels.half cimport bf16_to_f32, f16_run_to_f32, f32_run_to_f16, f32_to_bf16
 from mlxr.cpu.kernels.vecmath cimport *
 
 cdef extern from *:
@@ -1194,7 +1194,8 @@ cdef void normalize(int dtype, const void *x, out_t out, Py_ssize_t n) noexcept 
     cdef int32_t *r = <int32_t *> out
     cdef const float *f = <const float *> x
     cdef float *g = <float *> out
-    cdef Py_ssize_t i
+    cdef uint16_t packed[TILE]
+    cdef Py_ssize_t block, i, m
     if dtype == BOOL:
         for i in range(n):
             r[i] = u[i] != 0
@@ -1211,8 +1212,10 @@ cdef void normalize(int dtype, const void *x, out_t out, Py_ssize_t n) noexcept 
         for i in range(n):
             r[i] = <int16_t> u[i]
     elif dtype == FLOAT16:
-        for i in range(n):
-            g[i] = f16_to_f32(f32_to_f16(f[i]))
+        for block in range((n + TILE - 1) // TILE):
+            m = min(<Py_ssize_t> TILE, n - block * TILE)
+            f32_run_to_f16(f + block * TILE, packed, m)
+            f16_run_to_f32(packed, g + block * TILE, m)
     else:
         for i in range(n):
             g[i] = bf16_to_f32(f32_to_bf16(f[i]))
@@ -1246,8 +1249,7 @@ cdef void widen_run(int dtype, const void *x, out_t out, Py_ssize_t n) noexcept 
         for i in range(n):
             r[i] = (<const int16_t *> x)[i]
     elif dtype == FLOAT16:
-        for i in range(n):
-            f[i] = f16_to_f32((<const uint16_t *> x)[i])
+        f16_run_to_f32(<const uint16_t *> x, f, n)
     else:
         for i in range(n):
             f[i] = bf16_to_f32((<const uint16_t *> x)[i])
@@ -1268,8 +1270,7 @@ cdef void narrow_run(int dtype, const void *x, out_t out, Py_ssize_t n) noexcept
         for i in range(n):
             (<uint16_t *> out)[i] = <uint16_t> u[i]
     elif dtype == FLOAT16:
-        for i in range(n):
-            (<uint16_t *> out)[i] = f32_to_f16(f[i])
+        f32_run_to_f16(f, <uint16_t *> out, n)
     else:
         for i in range(n):
             (<uint16_t *> out)[i] = f32_to_bf16(f[i])

@@ -21,6 +21,10 @@ cdef extern from *:
     float fused_f32 "MLXR_FMAF"(float a, float b, float c) noexcept nogil
     double fused_f64 "MLXR_FMA"(double a, double b, double c) noexcept nogil
 
+cdef extern from "half_runs.h" nogil:
+    Py_ssize_t f16_head_to_f32 "mlxr_f16_to_f32_run"(const uint16_t *x, float *out, Py_ssize_t n) noexcept
+    Py_ssize_t f32_head_to_f16 "mlxr_f32_to_f16_run"(const float *x, uint16_t *out, Py_ssize_t n) noexcept
+
 cdef union Float32Bits:
     float value
     uint32_t bits
@@ -44,6 +48,7 @@ cdef inline float f16_to_f32(uint16_t half) noexcept nogil:
     cdef uint32_t magnitude = (<uint32_t>half & 0x7FFFu) << 13
     cdef uint32_t rebiased = magnitude + (112u << 23)
     rebiased += (112u << 23) if magnitude >= (31u << 23) else 0u
+    rebiased |= (1u << 22) if magnitude > (31u << 23) else 0u
     cdef float small = float_from_bits(magnitude + (113u << 23)) - float_from_bits(113u << 23)
     cdef uint32_t result = float_bits(small) if magnitude < (1u << 23) else rebiased
     return float_from_bits(result | ((<uint32_t>half & 0x8000u) << 16))
@@ -56,7 +61,7 @@ cdef inline uint16_t f32_to_f16(float value) noexcept nogil:
     cdef uint32_t magnitude = bits & 0x7FFFFFFFu
     cdef uint32_t normal = (magnitude - (112u << 23) + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13
     cdef uint32_t subnormal = float_bits(float_from_bits(magnitude) + <float>0.5) - (126u << 23)
-    cdef uint32_t overflow = 0x7E00u if magnitude > (255u << 23) else 0x7C00u
+    cdef uint32_t overflow = (0x7E00u | ((magnitude >> 13) & 0x3FFu)) if magnitude > (255u << 23) else 0x7C00u
     cdef uint32_t finite = subnormal if magnitude < (113u << 23) else normal
     cdef uint32_t result = overflow if magnitude >= (143u << 23) else finite
     return <uint16_t>(result | ((bits >> 16) & 0x8000u))
@@ -73,3 +78,15 @@ cdef inline uint16_t f32_to_bf16(float value) noexcept nogil:
     cdef uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16
     cdef uint32_t quiet = (bits >> 16) | 0x40u
     return <uint16_t>(quiet if (bits & 0x7FFFFFFFu) > (255u << 23) else rounded)
+
+
+cdef inline void f16_run_to_f32(const uint16_t *x, float *out, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(f16_head_to_f32(x, out, n), n):
+        out[i] = f16_to_f32(x[i])
+
+
+cdef inline void f32_run_to_f16(const float *x, uint16_t *out, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(f32_head_to_f16(x, out, n), n):
+        out[i] = f32_to_f16(x[i])
