@@ -23,7 +23,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from mlxr.core.abi cimport (
-    BFLOAT16, BOOL, COMPLEX64, DTYPE_COUNT, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, MAX_NDIM, UINT8, UINT16,
+    BFLOAT16, BOOL, COMPLEX64, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, MAX_NDIM, UINT8, UINT16,
     UINT32, UINT64, ArrayRef,
 )
 from mlxr.cpu.kernels.elementwise cimport *
@@ -55,6 +55,14 @@ cdef extern from "<complex.h>" nogil:
     double complex cacosh(double complex z)
     double complex catanh(double complex z)
 
+cdef extern from "transpose.h" nogil:
+    void transpose_u16 "mlxr_transpose_u16"(const uint16_t *x, Py_ssize_t stride, uint16_t *out, Py_ssize_t out_stride,
+                                            Py_ssize_t rows, Py_ssize_t cols) noexcept
+    void transpose_u32 "mlxr_transpose_u32"(const uint32_t *x, Py_ssize_t stride, uint32_t *out, Py_ssize_t out_stride,
+                                            Py_ssize_t rows, Py_ssize_t cols) noexcept
+    void transpose_u64 "mlxr_transpose_u64"(const uint64_t *x, Py_ssize_t stride, uint64_t *out, Py_ssize_t out_stride,
+                                            Py_ssize_t rows, Py_ssize_t cols) noexcept
+
 ctypedef struct Complex:
     float real
     float imag
@@ -74,7 +82,7 @@ ctypedef fused number:
 cdef enum:
     TILE = 1024                 # elements of a register: 4 KB of 32-bit lanes
     REGISTER_BYTES = 8 * TILE
-    SIDE = 32                   # of a square tile, where an operand is transposed
+    SIDE = 16                   # columns of a tile where an operand is transposed: a cache line of 32-bit elements
     GUARD = 256                 # elements that are searched at once for those that need a slow path
     PARALLEL_COST = 1 << 17     # work, in elements of an addition, below which a second thread costs more than it saves
     MAX_STEPS = 4 * MAX_INSTRUCTIONS
@@ -1225,9 +1233,7 @@ cdef void normalize(int dtype, const void *x, out_t out, Py_ssize_t n) noexcept 
 
 ctypedef fused stored:
     uint8_t
-    int8_t
     uint16_t
-    int16_t
     uint32_t
     uint64_t
 
@@ -1291,12 +1297,18 @@ cdef void gather(const stored *x, Py_ssize_t row_stride, Py_ssize_t col_stride, 
         for i in range(rows):
             for j in range(cols):
                 out[i * cols + j] = x[i * row_stride]
-    elif row_stride == 1 and cols == SIDE:
-        # transposed: read each of its runs once, and scatter within the tile, which is in the L1 cache
-        for j in range(SIDE):
-            source = x + j * col_stride
-            for i in range(rows):
-                out[i * SIDE + j] = source[i]
+    elif row_stride == 1 and rows > 1:
+        # transposed: reads each of its runs once, and scatters within the tile, which is in the L1 cache
+        if stored is uint16_t:
+            transpose_u16(x, col_stride, out, cols, rows, cols)
+        elif stored is uint32_t:
+            transpose_u32(x, col_stride, out, cols, rows, cols)
+        elif stored is uint64_t:
+            transpose_u64(x, col_stride, out, cols, rows, cols)
+        else:
+            for j in range(cols):
+                for i in range(rows):
+                    out[i * cols + j] = x[j * col_stride + i]
     else:
         for i in range(rows):
             source = x + i * row_stride
@@ -1392,6 +1404,7 @@ ctypedef struct Axes:
     Py_ssize_t row_tiles
     Py_ssize_t col_tiles
     Py_ssize_t tiles
+    bint transposed             # an operand is denser along the rows than along the columns
 
 ctypedef struct Plan:
     int n_steps
@@ -1404,7 +1417,8 @@ ctypedef struct Plan:
     ArrayRef operands[MAX_OPERANDS]
     int64_t constants[MAX_INPUTS]
     int slot_uses[MAX_SLOTS]
-    int alias[MAX_SLOTS]        # the output that a slot may be made in place of, or -1
+    int alias[MAX_SLOTS]        # the output in whose memory a slot's value may be made, or -1
+    int load_alias[MAX_SLOTS]   # the same for a slot that an input is loaded into
     int register_slot[MAX_REGISTERS]
     int register_dtype[MAX_REGISTERS]
     bint register_raw[MAX_REGISTERS]        # a result that is not normalized yet
@@ -1421,7 +1435,7 @@ cdef int new_slot(Plan *plan) noexcept nogil:
         plan.failed = True
         return 0
     plan.slot_uses[plan.n_slots] = 1
-    plan.alias[plan.n_slots] = -1
+    plan.alias[plan.n_slots] = plan.load_alias[plan.n_slots] = -1
     plan.n_slots += 1
     return plan.n_slots - 1
 
@@ -1481,7 +1495,10 @@ cdef void make_in_output(Plan *plan, int register, int slot, int output) noexcep
     while producer >= 0 and not (plan.steps[producer].dst == slot and plan.steps[producer].kind != STEP_STORE
                                  and plan.steps[producer].kind != STEP_NORMALIZE):
         producer -= 1
-    if producer < 0 or plan.steps[producer].kind == STEP_LOAD or plan.alias[slot] >= 0:
+    if producer < 0 or plan.alias[slot] >= 0:
+        return
+    if plan.steps[producer].kind == STEP_LOAD:
+        plan.load_alias[slot] = output
         return
     if plan.n_slots == MAX_SLOTS:
         return
@@ -1490,6 +1507,7 @@ cdef void make_in_output(Plan *plan, int register, int slot, int output) noexcep
     plan.slot_uses[fresh] = plan.slot_uses[slot]
     plan.slot_uses[slot] = 0
     plan.alias[fresh] = output
+    plan.load_alias[fresh] = -1
     for k in range(producer, plan.n_steps):
         step = &plan.steps[k]
         if step.kind != STEP_STORE and step.dst == slot:
@@ -1633,7 +1651,7 @@ cdef void plan_axes(Plan *plan) noexcept nogil:
     cdef int p, d, e, k = 0
     cdef bint merge
     cdef Py_ssize_t inner
-    cdef bint transposed = False
+    axes.transposed = False
     # the axes longer than one, ordered by the first output's strides
     for d in range(out.ndim):
         if out.shape[d] != 1:
@@ -1684,9 +1702,9 @@ cdef void plan_axes(Plan *plan) noexcept nogil:
             if inner < magnitude(axes.strides[p][k]):
                 if e != k - 1:
                     swap_axes(axes, n_operands, e, k - 1)
-                transposed = True
+                axes.transposed = True
                 break
-    if transposed:
+    if axes.transposed:
         axes.cols = min(<Py_ssize_t> SIDE, axes.shape[k])
         axes.rows = min(TILE // axes.cols, axes.shape[k - 1])
     else:
@@ -1702,16 +1720,19 @@ cdef void plan_axes(Plan *plan) noexcept nogil:
 
 # ---- Running -------------------------------------------------------------------------------------------------------
 
+cdef inline bint dense_at(const Axes *axes, int p, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
+    """Whether a tile of operand p is one contiguous run."""
+    return axes.strides[p][axes.ndim - 1] == 1 and (rows == 1 or axes.strides[p][axes.ndim - 2] == cols)
+
+
 cdef void run_tiles(const Plan *plan, Py_ssize_t first, Py_ssize_t last, char *scratch) noexcept nogil:
     cdef const Axes *axes = &plan.axes
     cdef char *slot[MAX_SLOTS]
     cdef char *base[MAX_OPERANDS]
     cdef bint constant[MAX_OPERANDS]
     cdef Py_ssize_t t, rest, row, col, rows, cols, row_stride, col_stride, n
-    cdef int s, p, d, k, last_axis = axes.ndim - 1
+    cdef int s, p, d, k, output, last_axis = axes.ndim - 1
     cdef const Step *step
-    cdef const ArrayRef *operand
-    cdef bint dense
     for p in range(plan.n_operands):
         constant[p] = p < plan.n_inputs
         for d in range(axes.ndim):
@@ -1739,8 +1760,7 @@ cdef void run_tiles(const Plan *plan, Py_ssize_t first, Py_ssize_t last, char *s
         for s in range(plan.n_slots):
             p = plan.alias[s]
             if p >= 0:
-                dense = axes.strides[p][last_axis] == 1 and (rows == 1 or axes.strides[p][last_axis - 1] == cols)
-                slot[s] = base[p] if dense else scratch + s * <Py_ssize_t> REGISTER_BYTES
+                slot[s] = base[p] if dense_at(axes, p, rows, cols) else scratch + s * <Py_ssize_t> REGISTER_BYTES
         for k in range(plan.n_steps):
             step = &plan.steps[k]
             if step.kind == STEP_UNARY:
@@ -1751,14 +1771,17 @@ cdef void run_tiles(const Plan *plan, Py_ssize_t first, Py_ssize_t last, char *s
                 p = step.a
                 row_stride = axes.strides[p][last_axis - 1]
                 col_stride = axes.strides[p][last_axis]
-                dense = col_stride == 1 and (rows == 1 or row_stride == cols)
                 if constant[p]:
                     if t == first:
                         load(step.dtype, base[p], 0, 0, slot[step.dst], 1, TILE)
-                elif dense and is_natural(step.dtype):
+                elif is_natural(step.dtype) and dense_at(axes, p, rows, cols):
                     slot[step.dst] = base[p]
                 else:
                     slot[step.dst] = scratch + step.dst * <Py_ssize_t> REGISTER_BYTES
+                    if plan.load_alias[step.dst] >= 0 and is_natural(step.dtype):
+                        output = plan.load_alias[step.dst]
+                        if dense_at(axes, output, rows, cols):
+                            slot[step.dst] = base[output]
                     load(step.dtype, base[p], row_stride, col_stride, slot[step.dst], rows, cols)
             elif step.kind == STEP_STORE:
                 p = step.dst
