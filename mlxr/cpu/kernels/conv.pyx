@@ -1,41 +1,51 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # cython: freethreading_compatible=True
-"""Convolution kernels: implicit GEMM around the micro-kernel of matmul, and a direct path for depthwise convolution.
+"""Convolution kernels: implicit GEMM in the register blocks of matmul, and a direct path for depthwise convolution.
 
 conv.pxd has the definition, the order of operations and the recipes for gradients. This module must not know of Python
 objects, tensors or allocators.
 
 Implicit GEMM: outputs along the last spatial axis are the rows of A, output channels the columns of B, and
-k = (tap, channel) the contraction. The weights are packed once. A unit of work is a handful of output rows; for it,
-input rows are turned once into lanes of neighbouring positions (converting the dtype), and every tap's panel is copied
-from such a row at a shift. Input dilation and stride are resolved by phases: outputs P apart see the same taps, and
-read input positions q apart, so no product with an inserted zero is made. What limits it: the micro-kernel's
-multiply-adds, as long as there are 16 or so output channels.
+k = (tap, channel) the contraction. The weights are packed once. A unit of work is a handful of output rows; the input
+rows that they read are kept as [position][channel] with their padding (converted, if need be; or read where they lie),
+and the micro-kernel walks along them: neighbouring taps of a row are neighbours in memory. Input dilation and stride
+are resolved by phases: outputs `phases` apart see the same taps and read positions q apart, so no product with an
+inserted zero is made. What limits it: the multiply-adds, as long as there are 16 or so output channels in a group.
 
-Depthwise (one channel per group in and out): lanes are channels; it is limited by reading the rows from the L2 cache.
+Depthwise (one channel per group, in and out): lanes are channels; it is limited by reading the rows from the L2 cache.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport parallel, threadid
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from mlxr.core.abi cimport FLOAT32, FLOAT64, MAX_NDIM, ArrayRef
 from mlxr.cpu.kernels.conv cimport ConvArgs, ConvTable
 from mlxr.cpu.kernels.matmul cimport MATMUL_KC
 
-cdef extern from "microkernel.h" nogil:
+cdef extern from "conv_block.h" nogil:
     enum:
         GEMM_MR
-        GEMM_SP
         GEMM_NR_f32
         GEMM_NR_f64
-    ctypedef void (*block_fn_f32)(Py_ssize_t, const float *, Py_ssize_t, const float *, Py_ssize_t, const float *,
-                                  const float *, Py_ssize_t, float *, Py_ssize_t) noexcept
-    ctypedef void (*block_fn_f64)(Py_ssize_t, const double *, Py_ssize_t, const double *, Py_ssize_t, const double *,
-                                  const double *, Py_ssize_t, double *, Py_ssize_t) noexcept
-    const block_fn_f32 blocks_f32[1][2]
-    const block_fn_f64 blocks_f64[1][2]
+        DEPTHWISE_LANES
+    ctypedef struct conv_run_f32:
+        const float *a
+        const float *b
+        Py_ssize_t n
+    ctypedef struct conv_run_f64:
+        const double *a
+        const double *b
+        Py_ssize_t n
+    ctypedef void (*conv_fn_f32)(const conv_run_f32 *, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t,
+                                 float *, Py_ssize_t) noexcept
+    ctypedef void (*conv_fn_f64)(const conv_run_f64 *, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
+                                 double *, Py_ssize_t) noexcept
+    const conv_fn_f32 conv_blocks_f32[1][2]
+    const conv_fn_f64 conv_blocks_f64[1][2]
+    void depthwise_f32(const float *const *x, const float *const *w, Py_ssize_t count, float *chain) noexcept
+    void depthwise_f64(const double *const *x, const double *const *w, Py_ssize_t count, double *chain) noexcept
     void pack_f32(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
                   Py_ssize_t per, Py_ssize_t width, float *dst) noexcept
     void pack_f64(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
@@ -44,8 +54,6 @@ cdef extern from "microkernel.h" nogil:
     void row_to_f64(int dtype, const char *src, Py_ssize_t stride, Py_ssize_t n, double *dst) noexcept
     void f32_to_row(int dtype, char *dst, Py_ssize_t stride, Py_ssize_t n, const float *src) noexcept
     void f64_to_row(int dtype, char *dst, Py_ssize_t stride, Py_ssize_t n, const double *src) noexcept
-    float fma1_f32(float a, float b, float c) noexcept
-    double fma1_f64(double a, double b, double c) noexcept
 
 cdef extern from *:
     """
@@ -68,16 +76,18 @@ cdef enum:
     KC = MATMUL_KC
     UNIT_PIXELS = 112           # outputs per unit: amortizes the weights' way from the L3 cache
     UNIT_ROWS = 32              # output rows per unit
-    ROW_BUDGET = 256 << 10      # bytes of turned input rows that a thread keeps
-    CHANNELS = 64               # depthwise: channels that are summed at a time
+    TAP_BATCH = 32              # depthwise: taps that are gathered before they are multiplied
     SERIAL_FLOPS = 1 << 21      # below this, one thread
 
-# One tap along the last axis, in one phase: which, and where output 0 of the phase reads: position `residue` + q *
-# shift.
+# A run of the micro-kernel, of either type: their layouts agree.
+cdef struct Run:
+    const void *a
+    const void *b
+    Py_ssize_t n
+
+# One tap along the last axis, in one phase: which, and the position that output 0 of the phase reads.
 cdef struct Tap:
-    Py_ssize_t index
-    Py_ssize_t subrow           # number of the residue among those of the phase
-    Py_ssize_t shift
+    Py_ssize_t index, position
 
 # A row of outputs in a unit.
 cdef struct Row:
@@ -86,17 +96,13 @@ cdef struct Row:
     Py_ssize_t first_block, last_block      # blocks of k that hold its first and last valid tap; last < 0: none
     Py_ssize_t runs             # in the block under way
 
-# Consecutive k for which a row has products.
-cdef struct Run:
-    Py_ssize_t k, n
-
 cdef struct Plan:
     const ConvArgs *args
     int axes                    # spatial
     int dtype
     Py_ssize_t size             # bytes of an element of x, w, out
-    Py_ssize_t images, cin, cout        # N; channels of a group
-    Py_ssize_t groups, taps, outer_taps, inner_taps, k
+    Py_ssize_t cin, cout        # channels of a group
+    Py_ssize_t groups, outer_taps, inner_taps, taps, k
     Py_ssize_t in_last, out_last, rows          # extents of the last axis; rows: N * outer output positions
     Py_ssize_t phases, q        # outputs `phases` apart read inputs q apart
     # cuts
@@ -104,30 +110,29 @@ cdef struct Plan:
     Py_ssize_t strip_parts      # into which the strips are divided among units
     Py_ssize_t chunk            # outputs of a row in a unit
     Py_ssize_t unit_rows
-    Py_ssize_t row_units, chunks        # per phase, from the longest one
+    Py_ssize_t row_units, chunks
     Py_ssize_t units
-    Py_ssize_t width            # lanes of a turned sub-row
-    Py_ssize_t slots            # turned rows kept
+    Py_ssize_t span, pitch      # a kept input row: positions, and elements from one to the next
+    Py_ssize_t slots            # input rows that a block of k of a unit can read
+    Py_ssize_t run_limit        # runs of a row in a block of k
     Py_ssize_t ld               # lanes of a row of sums
     bint direct                 # full results are stored by the micro-kernel
+    bint in_place               # input rows may be read where they lie
     int threads
     # memory, bytes
-    Py_ssize_t weight_bytes, row_bytes, panel_bytes, sums_bytes, list_bytes
+    Py_ssize_t weight_bytes, row_bytes, sums_bytes, list_bytes
     # progress, shared by the team
     Py_ssize_t packed, done
 
 # A thread's buffers.
 cdef struct Own:
-    char *rows                  # `slots` turned rows: [sub-row][channel][lane]
-    Py_ssize_t *tags            # which input row each slot holds
-    char *panels
+    char *rows                  # `slots` input rows
     char *sums
-    char *chains
+    Py_ssize_t *tags            # which input row each slot holds, and when it was last used
+    Py_ssize_t *stamps
+    Py_ssize_t stamp
     Tap *inner                  # taps along the last axis that the phase sees
     Py_ssize_t inner_count
-    Py_ssize_t *residues        # of its sub-rows
-    Py_ssize_t subrows
-    Py_ssize_t low              # the smallest shift
     Py_ssize_t *outer_index     # per row of the unit: outer taps that fall inside,
     Py_ssize_t *outer_row       # and the input rows that they read
     Run *runs                   # per row of the unit, for the block of k under way
@@ -141,10 +146,6 @@ cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 
 cdef inline Py_ssize_t round_up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return (a + b - 1) // b * b
-
-
-cdef inline Py_ssize_t floor_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return a // b - (1 if a % b < 0 else 0)
 
 
 cdef Py_ssize_t divisor(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -161,20 +162,18 @@ cdef bint depthwise(const Plan *p) noexcept nogil:
 
 cdef void make_plan(Plan *p, const ConvArgs *args) noexcept nogil:
     """Choose the cuts. Nothing chosen here changes a bit of the result."""
-    cdef Py_ssize_t nr, size, axis, g, longest, reach, stride, dilation
-    cdef double flops
+    cdef Py_ssize_t nr, size, axis, g, longest, stride, dilation, per_block
     memset(p, 0, sizeof(Plan))
     p.args = args
     p.axes = args.x.ndim - 2
     p.dtype = args.x.dtype
     p.size = 8 if p.dtype == FLOAT64 else 4 if p.dtype == FLOAT32 else 2
     p.groups = args.groups
-    p.images = args.x.shape[0]
     p.cin = args.w.shape[p.axes + 1]
     p.cout = args.w.shape[0] // p.groups
     p.inner_taps = args.w.shape[p.axes]
     p.outer_taps = 1
-    p.rows = p.images
+    p.rows = args.x.shape[0]
     for axis in range(p.axes - 1):
         p.outer_taps *= args.w.shape[axis + 1]
         p.rows *= args.out.shape[axis + 1]
@@ -187,20 +186,14 @@ cdef void make_plan(Plan *p, const ConvArgs *args) noexcept nogil:
     g = divisor(stride, dilation)
     p.phases = min(dilation // g, p.out_last)
     p.q = stride // g
-    # With fewer outputs than phases each phase has one output, and the step between its outputs does not matter.
-    if p.phases < dilation // g:
-        p.q = 1
 
     nr = GEMM_NR_f64 if p.dtype == FLOAT64 else GEMM_NR_f32
     size = 8 if p.dtype == FLOAT64 else 4
-    p.threads = args.threads
-    flops = 2.0 * args.out.size * p.k
-    if flops < SERIAL_FLOPS:
-        p.threads = 1
+    p.threads = 1 if 2.0 * args.out.size * p.k < SERIAL_FLOPS else args.threads
     p.strips = ceil_div(p.cout, nr)
-    longest = ceil_div(p.out_last, max(1, p.phases))
-    p.chunks = max(1, ceil_div(longest, UNIT_PIXELS))
-    p.chunk = max(1, ceil_div(longest, p.chunks))
+    longest = ceil_div(p.out_last, p.phases)
+    p.chunks = ceil_div(longest, UNIT_PIXELS)
+    p.chunk = ceil_div(longest, p.chunks)
     p.unit_rows = min(UNIT_ROWS, max(1, UNIT_PIXELS // p.chunk))
     while p.unit_rows > 1 and p.phases * p.groups * p.chunks * ceil_div(p.rows, p.unit_rows) < 4 * p.threads:
         p.unit_rows = ceil_div(p.unit_rows, 2)
@@ -208,47 +201,45 @@ cdef void make_plan(Plan *p, const ConvArgs *args) noexcept nogil:
     p.units = p.phases * p.groups * p.chunks * p.row_units
     p.strip_parts = 1
     if p.units < p.threads:
-        p.strip_parts = min(p.strips, ceil_div(p.threads, max(1, p.units)))
+        p.strip_parts = min(p.strips, ceil_div(p.threads, p.units))
     p.units *= p.strip_parts
 
-    # The lanes that all taps of a phase touch: those of the outputs, plus how far apart the taps read.
-    reach = ((p.inner_taps - 1) * args.kernel_dilation[p.axes - 1]) // max(1, dilation * p.q) + 1
-    p.width = round_up(p.chunk + reach, nr // 2)
-    p.row_bytes = min(p.q, p.inner_taps) * p.cin * p.width * size
-    p.slots = max(1, min(p.unit_rows * p.outer_taps, ROW_BUDGET // max(1, p.row_bytes)))
+    p.span = (p.chunk - 1) * p.q + (p.inner_taps - 1) * args.kernel_dilation[p.axes - 1] // dilation + 1
+    # Rows of A a multiple of 2 KiB apart would share the ways of a few sets of the L1 cache.
+    p.pitch = p.cin + (64 // size if p.cin * size % 2048 == 0 else 0)
+    p.in_place = (p.size == size and p.pitch == args.x.strides[p.axes] and args.x.strides[p.axes + 1] == 1
+                  and <uintptr_t>args.x.data % <size_t>size == 0)
+    per_block = min(p.outer_taps, KC // (p.inner_taps * p.cin) + 2)
+    p.slots = p.unit_rows * per_block
+    p.run_limit = min(per_block * p.inner_taps, KC)
     p.ld = p.strips * nr
-    p.direct = (p.dtype == FLOAT32 or p.dtype == FLOAT64) and p.cout % (nr // 2) == 0
+    p.direct = p.size == size and p.cout % (nr // 2) == 0
     p.weight_bytes = round_up(p.groups * p.strips * p.k * nr * size, 64)
-    p.panel_bytes = round_up(p.unit_rows * ceil_div(p.chunk, GEMM_MR) * min(KC, p.k) * GEMM_SP * size, 64)
+    if depthwise(p):
+        p.weight_bytes = round_up(p.groups, DEPTHWISE_LANES) * p.taps * size
+    p.row_bytes = round_up(p.slots * p.span * p.pitch * size, 64)
     p.sums_bytes = round_up(p.unit_rows * p.chunk * p.ld * size, 64)
-    p.row_bytes = round_up(p.slots * p.row_bytes + (p.width + 2 * GEMM_SP) * size, 64)
     p.list_bytes = round_up(
-        (p.slots + p.inner_taps) * sizeof(Py_ssize_t) + p.inner_taps * sizeof(Tap)
-        + 2 * p.unit_rows * p.outer_taps * sizeof(Py_ssize_t)
-        + p.unit_rows * (run_limit(p) * sizeof(Run) + sizeof(Row)), 64)
-
-
-cdef inline Py_ssize_t run_limit(const Plan *p) noexcept nogil:
-    return min(p.taps, KC) + 1
+        2 * p.slots * sizeof(Py_ssize_t) + p.inner_taps * sizeof(Tap)
+        + p.unit_rows * (2 * p.outer_taps * sizeof(Py_ssize_t) + p.run_limit * sizeof(Run) + sizeof(Row)), 64)
 
 
 cdef inline Py_ssize_t own_bytes(const Plan *p) noexcept nogil:
-    return p.row_bytes + p.panel_bytes + 2 * p.sums_bytes + p.list_bytes
+    return p.row_bytes + p.sums_bytes + p.list_bytes
 
 
 cdef void place(const Plan *p, char *memory, Own *own) noexcept nogil:
     """Lay out a thread's buffers."""
     own.rows = memory
-    own.panels = own.rows + p.row_bytes
-    own.sums = own.panels + p.panel_bytes
-    own.chains = own.sums + p.sums_bytes
-    own.tags = <Py_ssize_t *>(own.chains + p.sums_bytes)
-    own.inner = <Tap *>(own.tags + p.slots)
-    own.residues = <Py_ssize_t *>(own.inner + p.inner_taps)
-    own.outer_index = own.residues + p.inner_taps
+    own.sums = own.rows + p.row_bytes
+    own.tags = <Py_ssize_t *>(own.sums + p.sums_bytes)
+    own.stamps = own.tags + p.slots
+    own.inner = <Tap *>(own.stamps + p.slots)
+    own.outer_index = <Py_ssize_t *>(own.inner + p.inner_taps)
     own.outer_row = own.outer_index + p.unit_rows * p.outer_taps
     own.runs = <Run *>(own.outer_row + p.unit_rows * p.outer_taps)
-    own.row = <Row *>(own.runs + p.unit_rows * run_limit(p))
+    own.row = <Row *>(own.runs + p.unit_rows * p.run_limit)
+    own.stamp = 0
     own.key = -1
 
 
@@ -290,33 +281,17 @@ cdef void pack_weights(Plan *p, real *packed) noexcept nogil:
 # ---------------------------------------------------------------- a unit: which taps, where from
 
 cdef void find_inner(const Plan *p, Py_ssize_t phase, Own *own) noexcept nogil:
-    """The taps along the last axis that the outputs of a phase see, and the sub-rows that they read."""
+    """The taps along the last axis that the outputs of a phase see."""
     cdef const ConvArgs *args = p.args
     cdef int last = p.axes - 1
-    cdef Py_ssize_t dilation = args.input_dilation[last]
-    cdef Py_ssize_t number, at, position, residue, subrow
-    cdef Tap *tap
+    cdef Py_ssize_t tap, at
     own.inner_count = 0
-    own.subrows = 0
-    own.low = 0
-    for number in range(p.inner_taps):
-        at = phase * args.stride[last] + number * args.kernel_dilation[last] - args.padding_lo[last]
-        if at % dilation != 0:
-            continue
-        position = at // dilation
-        tap = own.inner + own.inner_count
-        tap.index = number
-        tap.shift = floor_div(position, p.q)
-        residue = position - tap.shift * p.q
-        subrow = 0
-        while subrow < own.subrows and own.residues[subrow] != residue:
-            subrow += 1
-        if subrow == own.subrows:
-            own.residues[subrow] = residue
-            own.subrows += 1
-        tap.subrow = subrow
-        own.low = tap.shift if own.inner_count == 0 else min(own.low, tap.shift)
-        own.inner_count += 1
+    for tap in range(p.inner_taps):
+        at = phase * args.stride[last] + tap * args.kernel_dilation[last] - args.padding_lo[last]
+        if at % args.input_dilation[last] == 0:
+            own.inner[own.inner_count].index = tap
+            own.inner[own.inner_count].position = at // args.input_dilation[last]
+            own.inner_count += 1
 
 
 cdef Py_ssize_t find_outer(const Plan *p, Py_ssize_t row, Py_ssize_t *index, Py_ssize_t *source) noexcept nogil:
@@ -360,45 +335,52 @@ cdef Py_ssize_t input_row(const Plan *p, Py_ssize_t number) noexcept nogil:
     return at
 
 
-cdef void turn_row(const Plan *p, const Own *own, Py_ssize_t number, Py_ssize_t group, Py_ssize_t first,
-                   real *dst) noexcept nogil:
-    """Turn an input row into [sub-row][channel][lane]: lane l is position residue + q * (first + l), zero outside."""
+cdef void keep_row(const Plan *p, const char *base, Py_ssize_t first, real *dst) noexcept nogil:
+    """Positions first .. first + span of an input row as [position][channel], zero outside."""
     cdef const ArrayRef *x = p.args.x
-    cdef Py_ssize_t sw = x.strides[p.axes], sk = x.strides[p.axes + 1], residue, begin, end, lead, subrow, lane
-    cdef const char *base = x.data + (input_row(p, number) + group * p.cin * sk) * p.size
+    cdef Py_ssize_t sw = x.strides[p.axes], sk = x.strides[p.axes + 1]
+    cdef Py_ssize_t begin = max(first, 0), end = min(first + p.span, p.in_last), position
     cdef const char *src
-    for subrow in range(own.subrows):
-        residue = own.residues[subrow]
-        begin = max(first, 0)
-        end = min(first + p.width, ceil_div(p.in_last - residue, p.q)) if p.in_last > residue else 0
-        if begin >= end:
-            memset(dst, 0, p.cin * p.width * sizeof(real))
+    if begin >= end:
+        begin = end = first
+    memset(dst, 0, (begin - first) * p.pitch * sizeof(real))
+    memset(dst + (end - first) * p.pitch, 0, (first + p.span - end) * p.pitch * sizeof(real))
+    dst += (begin - first) * p.pitch
+    src = base + begin * sw * p.size
+    if sk == 1 and sw == p.cin and p.pitch == p.cin:
+        if real is float:
+            row_to_f32(p.dtype, src, 1, (end - begin) * p.cin, dst)
         else:
-            # A channel is written from lane `lead` on, so the zeros behind its last position run into the lead of the
-            # next channel, which has to be zero as well. Behind the last slot there is slack for them.
-            lead = begin - first
-            for lane in range(lead):
-                dst[lane] = 0
-            src = base + (residue + begin * p.q) * sw * p.size
-            if real is float:
-                pack_f32(p.dtype, src, sw * p.q, sk, end - begin, p.cin, p.width, p.width, dst + lead)
-            else:
-                pack_f64(p.dtype, src, sw * p.q, sk, end - begin, p.cin, p.width, p.width, dst + lead)
-        dst += p.cin * p.width
+            row_to_f64(p.dtype, src, 1, (end - begin) * p.cin, dst)
+        return
+    for position in range(end - begin):
+        if real is float:
+            row_to_f32(p.dtype, src + position * sw * p.size, sk, p.cin, dst + position * p.pitch)
+        else:
+            row_to_f64(p.dtype, src + position * sw * p.size, sk, p.cin, dst + position * p.pitch)
 
 
-cdef const real *turned_row(const Plan *p, Own *own, Py_ssize_t number, Py_ssize_t group, Py_ssize_t first,
-                            real *tag) noexcept nogil:
-    """The turned form of an input row, made now unless a slot has it."""
+cdef const real *kept_row(const Plan *p, Own *own, Py_ssize_t number, Py_ssize_t group, Py_ssize_t first,
+                          real *tag) noexcept nogil:
+    """Positions first .. first + span of an input row: where they lie, or from a slot, filled now unless it has them.
+    No row that was asked for in this block of k is thrown out of its slot: there are enough of them."""
     cdef Py_ssize_t slot = number % p.slots
-    cdef real *row = <real *>own.rows + slot * own.subrows * p.cin * p.width
+    cdef const char *base = (p.args.x.data + (input_row(p, number)
+                                              + group * p.cin * p.args.x.strides[p.axes + 1]) * p.size)
+    cdef real *row
+    if p.in_place and first >= 0 and first + p.span <= p.in_last:
+        return <const real *>base + first * p.pitch
+    while own.tags[slot] != number and own.stamps[slot] == own.stamp:
+        slot = slot + 1 if slot + 1 < p.slots else 0
+    row = <real *>own.rows + slot * p.span * p.pitch
     if own.tags[slot] != number:
-        turn_row(p, own, number, group, first, row)
+        keep_row(p, base, first, row)
         own.tags[slot] = number
+    own.stamps[slot] = own.stamp
     return row
 
 
-# ---------------------------------------------------------------- a unit: panels and products
+# ---------------------------------------------------------------- a unit: products
 
 cdef void describe_row(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t number, Py_ssize_t phase, Py_ssize_t first,
                        Py_ssize_t group) noexcept nogil:
@@ -415,86 +397,83 @@ cdef void describe_row(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t number,
         row.last_block = ((last + 1) * p.cin - 1) // KC
 
 
-cdef void fill_panels(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t group, Py_ssize_t first, Py_ssize_t block,
-                      Py_ssize_t panels, Py_ssize_t mr, real *dst) noexcept nogil:
-    """The panels of a row for a block of k: `panels` of mr outputs, each [k][GEMM_SP], and the runs of k that they
-    hold."""
+cdef void find_runs(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t group, Py_ssize_t first, Py_ssize_t block,
+                    const real *weights) noexcept nogil:
+    """The runs of a row for a block of k. `weights` is strip 0 of the group, [k][lane]."""
+    cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
     cdef Row *row = own.row + r
-    cdef Run *run = own.runs + r * run_limit(p) - 1
-    cdef Py_ssize_t depth = min(<Py_ssize_t>KC, p.k), steps = 0, o, i, k, begin, end, c, panel
+    cdef Run *run = own.runs + r * p.run_limit - 1
+    cdef Py_ssize_t low = first * p.q + own.inner[0].position, o, i, k, begin, end, block_end = (block + 1) * KC
     cdef const Tap *tap
-    cdef const real *src
-    cdef const real *lanes
-    cdef real *at
+    cdef const real *kept
+    cdef const real *a
     row.runs = 0
+    if row.last_block < block:
+        return
     for o in range(row.outer):
         k = own.outer_index[r * p.outer_taps + o] * p.inner_taps * p.cin
-        if k + p.inner_taps * p.cin <= block * KC or k >= (block + 1) * KC:
+        if k + p.inner_taps * p.cin <= block * KC:
             continue
+        if k >= block_end:
+            break
+        kept = kept_row[real](p, own, own.outer_row[r * p.outer_taps + o], group, low, NULL)
         for i in range(own.inner_count):
             tap = own.inner + i
-            begin = k + tap.index * p.cin
-            end = min(begin + p.cin, (block + 1) * KC)
-            c = max(0, block * KC - begin)          # channels of this tap that belong to earlier blocks
-            if begin + c >= end:
+            begin = max(block * KC, k + tap.index * p.cin)
+            end = min(block_end, k + (tap.index + 1) * p.cin)
+            if begin >= end:
                 continue
-            src = turned_row(p, own, own.outer_row[r * p.outer_taps + o], group, first + own.low, dst)
-            src += (tap.subrow * p.cin + c) * p.width + tap.shift - own.low
-            begin += c
-            for panel in range(panels):
-                lanes = src + panel * mr
-                at = dst + (panel * depth + steps) * GEMM_SP
-                for c in range(end - begin):
-                    memcpy(at + c * GEMM_SP, lanes + c * p.width, GEMM_SP * sizeof(real))
-            if row.runs and run.k + run.n == begin:
+            a = kept + (tap.position - own.inner[0].position) * p.pitch + begin - k - tap.index * p.cin
+            if (row.runs and <const real *>run.a + run.n == a
+                    and <const real *>run.b + run.n * nr == weights + begin * nr):
                 run.n += end - begin
             else:
                 run += 1
                 row.runs += 1
-                run.k = begin
+                run.a = a
+                run.b = weights + begin * nr
                 run.n = end - begin
-            steps += end - begin
 
 
-cdef inline void run_block(Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t kc, const real *a, const real *b,
-                           const real *init, const real *add, Py_ssize_t ldt, real *dst,
-                           Py_ssize_t ldd) noexcept nogil:
-    if real is float:
-        blocks_f32[rows - 1][vectors - 1](kc, a, GEMM_SP, b, GEMM_NR_f32, init, add, ldt, dst, ldd)
-    else:
-        blocks_f64[rows - 1][vectors - 1](kc, a, GEMM_SP, b, GEMM_NR_f64, init, add, ldt, dst, ldd)
-
-
-cdef void multiply_row(const Plan *p, Own *own, Py_ssize_t r, const real *weights, Py_ssize_t strip, Py_ssize_t block,
-                       Py_ssize_t n, Py_ssize_t mr, const real *panels) noexcept nogil:
-    """One row's `n` outputs times one strip of channels for one block of k. `weights` is the strip, [k][lane]."""
+cdef void multiply_row(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t strip, Py_ssize_t block, Py_ssize_t n,
+                       Py_ssize_t mr, real *tag) noexcept nogil:
+    """One row's `n` outputs times one strip of channels, for one block of k. The runs point at the strip."""
     cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
     cdef const Row *row = own.row + r
-    cdef const Run *runs = own.runs + r * run_limit(p)
-    cdef Py_ssize_t depth = min(<Py_ssize_t>KC, p.k), i, m, run, at, vectors = 2 if p.cout - strip * nr > nr // 2 else 1
-    cdef Py_ssize_t step = p.phases * p.groups * p.cout, ldd
-    cdef const real *a
-    cdef real *sums = <real *>own.sums
-    cdef real *chains = <real *>own.chains
+    cdef const Run *runs = own.runs + r * p.run_limit
+    cdef Py_ssize_t i = 0, m, at, vectors = 2 if p.cout - strip * nr > nr // 2 else 1
+    cdef Py_ssize_t out_step = p.phases * p.groups * p.cout, step = p.q * p.pitch, ldd
+    cdef real *sums = <real *>own.sums + r * p.chunk * p.ld + strip * nr
+    cdef const real *add
     cdef real *dst
-    i = 0
+    if row.runs == 0:
+        return
     while i < n:
         m = min(mr, n - i)
-        a = panels + (i // mr) * depth * GEMM_SP
-        at = (r * p.chunk + i) * p.ld + strip * nr
-        for run in range(row.runs):
+        at = i * step
+        add = sums + i * p.ld if block > row.first_block else NULL
+        if p.direct and block == row.last_block:
+            dst = <real *>p.args.out.data + row.out + i * out_step + strip * nr
+            ldd = out_step
+        else:
+            dst = sums + i * p.ld
             ldd = p.ld
-            if run + 1 < row.runs:
-                dst = chains + at
-            elif p.direct and block == row.last_block:
-                dst = <real *>p.args.out.data + row.out + i * step + strip * nr
-                ldd = step
-            else:
-                dst = sums + at
-            run_block(m, vectors, runs[run].n, a, weights + runs[run].k * nr, chains + at if run else NULL,
-                      sums + at if run + 1 == row.runs and block > row.first_block else NULL, p.ld, dst, ldd)
-            a += runs[run].n * GEMM_SP
+        if real is float:
+            conv_blocks_f32[m - 1][vectors - 1](<const conv_run_f32 *>runs, row.runs, at, step, add, p.ld, dst, ldd)
+        else:
+            conv_blocks_f64[m - 1][vectors - 1](<const conv_run_f64 *>runs, row.runs, at, step, add, p.ld, dst, ldd)
         i += mr
+
+
+cdef void next_strip(const Plan *p, Own *own, Py_ssize_t rows, Py_ssize_t by, real *tag) noexcept nogil:
+    """Make every run point at the strip `by` further on."""
+    cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
+    cdef Py_ssize_t r, run
+    cdef Run *runs
+    for r in range(rows):
+        runs = own.runs + r * p.run_limit
+        for run in range(own.row[r].runs):
+            runs[run].b = <const real *>runs[run].b + by * p.k * nr
 
 
 cdef void finish_row(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t n, Py_ssize_t begin, Py_ssize_t end,
@@ -524,30 +503,30 @@ cdef void run_unit(const Plan *p, Own *own, Py_ssize_t unit, const real *weights
     cdef Py_ssize_t n = min(p.chunk, ceil_div(p.out_last - phase, p.phases) - first)
     cdef Py_ssize_t rows = min(p.unit_rows, p.rows - row_unit * p.unit_rows)
     cdef Py_ssize_t strip_begin = p.strips * part // p.strip_parts, strip_end = p.strips * (part + 1) // p.strip_parts
-    cdef Py_ssize_t panels, mr, r, i, block, strip
-    cdef Py_ssize_t room = ceil_div(p.chunk, GEMM_MR) * min(<Py_ssize_t>KC, p.k) * GEMM_SP
-    cdef real *panel = <real *>own.panels
+    cdef Py_ssize_t mr, r, slot, block, strip
     if n <= 0:
         return
-    panels = ceil_div(n, GEMM_MR)
-    mr = ceil_div(n, panels)
-    panels = ceil_div(n, mr)
+    mr = ceil_div(n, ceil_div(n, GEMM_MR))
     if own.key != key:
         own.key = key
         find_inner(p, phase, own)
-        for i in range(p.slots):
-            own.tags[i] = -1
+        for slot in range(p.slots):
+            own.tags[slot] = -1
+            own.stamps[slot] = -1
     for r in range(rows):
         describe_row(p, own, r, row_unit * p.unit_rows + r, phase, first, group)
+    weights += (group * p.strips + strip_begin) * p.k * nr
     for block in range(ceil_div(p.k, KC)):
+        own.stamp += 1
         for r in range(rows):
-            fill_panels(p, own, r, group, first, block, panels, mr, panel + r * room)
+            find_runs(p, own, r, group, first, block, weights)
         for strip in range(strip_begin, strip_end):
+            if strip > strip_begin:
+                next_strip(p, own, rows, 1, <real *>NULL)
             for r in range(rows):
-                multiply_row(p, own, r, weights + (group * p.strips + strip) * p.k * nr, strip, block, n, mr,
-                             panel + r * room)
+                multiply_row(p, own, r, strip, block, n, mr, <real *>NULL)
     for r in range(rows):
-        finish_row(p, own, r, n, strip_begin * nr, min(strip_end * nr, p.cout), panel)
+        finish_row(p, own, r, n, strip_begin * nr, min(strip_end * nr, p.cout), <real *>NULL)
 
 
 cdef void gemm_work(Plan *p, char *shared, char *memory, bint team, real *tag) noexcept nogil:
@@ -566,70 +545,85 @@ cdef void gemm_work(Plan *p, char *shared, char *memory, bint team, real *tag) n
 
 # ---------------------------------------------------------------- depthwise
 
-cdef inline void add_products(const real *x, const real *w, real *chain, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t c
-    for c in range(n):
-        if real is float:
-            chain[c] = fma1_f32(x[c], w[c], chain[c])
-        else:
-            chain[c] = fma1_f64(x[c], w[c], chain[c])
+# Taps gathered for one output and one batch of channels.
+cdef struct Taps:
+    const void *x[TAP_BATCH]
+    const void *w[TAP_BATCH]
+    Py_ssize_t count
+
+
+cdef inline void multiply_taps(Taps *taps, real *chain) noexcept nogil:
+    if real is float:
+        depthwise_f32(<const float **>taps.x, <const float **>taps.w, taps.count, chain)
+    else:
+        depthwise_f64(<const double **>taps.x, <const double **>taps.w, taps.count, chain)
+    taps.count = 0
 
 
 cdef void depthwise_output(const Plan *p, const Own *own, Py_ssize_t outer_count, Py_ssize_t begin, Py_ssize_t channels,
-                           Py_ssize_t position, const real *weights, real *sums) noexcept nogil:
+                           Py_ssize_t position, const real *weights, Py_ssize_t lanes, real *sums) noexcept nogil:
     """Sums of channels begin .. begin + channels for one output; `position` is where tap 0 of the last axis reads,
-    times the input dilation."""
+    times the input dilation. Weights are [tap][lanes]."""
     cdef const ArrayRef *x = p.args.x
     cdef Py_ssize_t sw = x.strides[p.axes], sk = x.strides[p.axes + 1]
     cdef Py_ssize_t dilation = p.args.input_dilation[p.axes - 1], step = p.args.kernel_dilation[p.axes - 1]
     cdef Py_ssize_t o, i, c, at, tap, block = 0
-    cdef bint in_place = (sk == 1 and p.size == <Py_ssize_t>sizeof(real)
+    cdef bint in_place = (sk == 1 and p.size == <Py_ssize_t>sizeof(real) and channels == DEPTHWISE_LANES
                           and <uintptr_t>x.data % sizeof(real) == 0)
     cdef const char *row
-    cdef real chain[CHANNELS]
-    cdef real lanes[CHANNELS]
-    for c in range(CHANNELS):
+    cdef real chain[DEPTHWISE_LANES]
+    cdef real copies[TAP_BATCH][DEPTHWISE_LANES]
+    cdef Taps taps
+    taps.count = 0
+    for c in range(DEPTHWISE_LANES):
         chain[c] = 0
         sums[c] = 0
+    if not in_place:
+        memset(copies, 0, sizeof(copies))
     for o in range(outer_count):
         row = x.data + (own.outer_row[o] + begin * sk) * p.size
         for i in range(p.inner_taps):
             at = position + i * step
             if at < 0 or at % dilation != 0 or at // dilation >= p.in_last:
                 continue
-            at //= dilation
             tap = own.outer_index[o] * p.inner_taps + i
+            if tap // KC != block or taps.count == TAP_BATCH:
+                multiply_taps(&taps, chain)
             if tap // KC != block:
-                for c in range(CHANNELS):
+                for c in range(DEPTHWISE_LANES):
                     sums[c] += chain[c]
                     chain[c] = 0
                 block = tap // KC
-            if in_place and channels == CHANNELS:
-                add_products(<const real *>(row + at * sw * p.size), weights + tap * p.groups + begin, chain, CHANNELS)
-            else:
+            taps.x[taps.count] = row + at // dilation * sw * p.size
+            taps.w[taps.count] = weights + tap * lanes + begin
+            if not in_place:
                 if real is float:
-                    row_to_f32(p.dtype, row + at * sw * p.size, sk, channels, lanes)
+                    row_to_f32(p.dtype, <const char *>taps.x[taps.count], sk, channels, copies[taps.count])
                 else:
-                    row_to_f64(p.dtype, row + at * sw * p.size, sk, channels, lanes)
-                add_products(lanes, weights + tap * p.groups + begin, chain, channels)
-    for c in range(CHANNELS):
+                    row_to_f64(p.dtype, <const char *>taps.x[taps.count], sk, channels, copies[taps.count])
+                taps.x[taps.count] = copies[taps.count]
+            taps.count += 1
+    multiply_taps(&taps, chain)
+    for c in range(DEPTHWISE_LANES):
         sums[c] += chain[c]
 
 
 cdef void depthwise_work(Plan *p, char *shared, char *memory, bint team, real *tag) noexcept nogil:
-    """One thread's rows of a depthwise convolution. The weights are [tap][channel]."""
+    """One thread's rows of a depthwise convolution. The weights are [tap][channel], in whole batches of lanes."""
     cdef const ArrayRef *w = p.args.w
     cdef Own own
-    cdef real sums[CHANNELS]
+    cdef real sums[DEPTHWISE_LANES]
     cdef real *weights = <real *>shared
+    cdef Py_ssize_t lanes = round_up(p.groups, DEPTHWISE_LANES)
     cdef Py_ssize_t tap = conv_take(&p.packed), row, o, outer_count, i, begin, channels, position
     cdef char *out
     place(p, memory, &own)
     while tap < p.taps:
+        memset(weights + tap * lanes, 0, lanes * sizeof(real))
         if real is float:
-            row_to_f32(p.dtype, w.data + weight_tap(p, tap) * p.size, w.strides[0], p.groups, weights + tap * p.groups)
+            row_to_f32(p.dtype, w.data + weight_tap(p, tap) * p.size, w.strides[0], p.groups, weights + tap * lanes)
         else:
-            row_to_f64(p.dtype, w.data + weight_tap(p, tap) * p.size, w.strides[0], p.groups, weights + tap * p.groups)
+            row_to_f64(p.dtype, w.data + weight_tap(p, tap) * p.size, w.strides[0], p.groups, weights + tap * lanes)
         tap = conv_take(&p.packed)
     if team:
         conv_barrier()
@@ -643,13 +637,13 @@ cdef void depthwise_work(Plan *p, char *shared, char *memory, bint team, real *t
             position = i * p.args.stride[p.axes - 1] - p.args.padding_lo[p.axes - 1]
             begin = 0
             while begin < p.groups:
-                channels = min(<Py_ssize_t>CHANNELS, p.groups - begin)
-                depthwise_output(p, &own, outer_count, begin, channels, position, weights, sums)
+                channels = min(<Py_ssize_t>DEPTHWISE_LANES, p.groups - begin)
+                depthwise_output(p, &own, outer_count, begin, channels, position, weights, lanes, sums)
                 if real is float:
                     f32_to_row(p.dtype, out + begin * p.size, 1, channels, sums)
                 else:
                     f64_to_row(p.dtype, out + begin * p.size, 1, channels, sums)
-                begin += CHANNELS
+                begin += DEPTHWISE_LANES
         row = conv_take(&p.done)
 
 

@@ -374,7 +374,7 @@ cdef int run_gather(GatherPlan *plan, Py_ssize_t outer, const ArrayRef *out, Ind
     plan.tiles = (plan.index.size + plan.tile - 1) // plan.tile
     cdef bint parallel = threads > 1 and (
         out.size * plan.size >= PARALLEL_BYTES or outer * plan.index.size >= PARALLEL_ELEMENTS)
-    for number in prange(outer * plan.tiles, num_threads=threads, schedule="static", use_threads_if=parallel):
+    for number in prange(outer * plan.tiles, num_threads=threads, schedule="dynamic", use_threads_if=parallel):
         bad += not gather_tile(plan, number)
     return find_fault(&plan.index, fault) if bad else INDEX_OK
 
@@ -812,9 +812,9 @@ cdef void copy(const ArrayRef *src, const ArrayRef *dst, int threads) noexcept n
     merge_axes(&box, src.ndim, src.shape, src.strides, dst.strides)
     extent = box.shape[0] if box.ndim else 1
     if threads > 1 and src.size * size >= PARALLEL_BYTES:
-        # More parts than threads even out their speeds.
-        parts = smaller(extent, 4 * threads)
-    for number in prange(parts, num_threads=threads, schedule="static", use_threads_if=parts > 1):
+        # More parts than threads, because other work may slow one of them down.
+        parts = smaller(extent, 8 * threads)
+    for number in prange(parts, num_threads=threads, schedule="dynamic", use_threads_if=parts > 1):
         copy_part(&box, 0, extent * number // parts, extent * (number + 1) // parts, src.data, dst.data, size)
 
 
