@@ -19,14 +19,14 @@ It must not know about Python objects but the capsule that it exports.
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport parallel, prange
 from libc.float cimport DBL_MAX, FLT_MAX
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from mlxr.core.abi cimport ArrayRef, DTypeCode
 from mlxr.cpu.kernels.attention cimport AttentionTable
-from mlxr.cpu.kernels.half cimport float_bits, float_from_bits, fused_f32, fused_f64
-from mlxr.cpu.kernels.rows cimport INF_F, itemsize, load_row, real, row_max, store_row
+from mlxr.cpu.kernels.half cimport fused_f32, fused_f64
+from mlxr.cpu.kernels.rows cimport INF_F, exp_weight, itemsize, load_row, real, row_max, store_row
 
 cdef extern from "microkernel.h" nogil:
     enum:
@@ -77,18 +77,15 @@ cdef extern from *:
 cdef extern from *:
     void prefetch "__builtin_prefetch"(const void *p) noexcept nogil
 
-cdef union Float64Bits:
-    double value
-    uint64_t bits
-
 cdef enum:
     KEYS = 256         # keys in a block: part of the order of operations
     SUM_LANES = 16     # lanes of the sum of a block's weights: part of the order of operations
     F32_UNIT = 256     # most rows in a unit: enough work for each key and value that is packed, while all of a unit's
     F64_UNIT = 128     # scratch stays in the second-level cache
     NARROW_ROWS = 8    # most rows of the narrow way
-    VALUE_STEP = 16    # keys whose values stay in the first-level cache while a narrow unit passes over their columns;
-                       # no fewer than the lanes of any vector
+    # Keys whose values stay in the first-level cache while a narrow unit passes over their columns; no fewer than the
+    # lanes of any vector.
+    VALUE_STEP = 16
     F32_WIDTH = 2 * F32_LANES   # rows in a strip, and columns in a strip of values
     F64_WIDTH = 2 * F64_LANES
     SMALL_WORK = 1 << 17        # multiply-adds below which a second thread costs more than it saves
@@ -119,18 +116,6 @@ ctypedef struct Job:
     void *partials        # splits > 1: [heads * rows][blocks][padded + 2]: result, maximum and sum of each block
 
 
-cdef inline uint64_t double_bits(double value) noexcept nogil:
-    cdef Float64Bits cast
-    cast.value = value
-    return cast.bits
-
-
-cdef inline double double_from_bits(uint64_t bits) noexcept nogil:
-    cdef Float64Bits cast
-    cast.bits = bits
-    return cast.value
-
-
 cdef inline real lowest(real tag) noexcept nogil:
     if real is float:
         return -FLT_MAX
@@ -153,45 +138,6 @@ cdef inline void multiply(Py_ssize_t m, Py_ssize_t lanes, Py_ssize_t kc, const r
         blocks_f32[m - 1][lanes > F32_LANES](kc, a, lda, b, ldb, init, NULL, ldd, dst, ldd)
     else:
         blocks_f64[m - 1][lanes > F64_LANES](kc, a, lda, b, ldb, init, NULL, ldd, dst, ldd)
-
-
-cdef inline real exp_weight(real x) noexcept nogil:
-    """e^x of x <= 0 within 1 ULP, and 0 where that would be subnormal: all that a weight needs."""
-    cdef float zf, nf, rf, pf
-    cdef double zd, nd, rd, pd
-    # z holds the multiple of ln 2 in its low bits: the sum with 1.5 * 2^23 (2^52) has no room for a fraction.
-    if real is float:
-        zf = fused_f32(x, <float>1.44269504088896341, <float>12582912.0)
-        nf = zf - <float>12582912.0
-        rf = fused_f32(nf, <float>-0.693145751953125, x)
-        rf = fused_f32(nf, <float>-1.42860682030941723212e-6, rf)
-        pf = fused_f32(<float>(1.0 / 5040), rf, <float>(1.0 / 720))
-        pf = fused_f32(pf, rf, <float>(1.0 / 120))
-        pf = fused_f32(pf, rf, <float>(1.0 / 24))
-        pf = fused_f32(pf, rf, <float>(1.0 / 6))
-        pf = fused_f32(pf, rf, <float>0.5)
-        pf = fused_f32(pf * rf, rf, rf) + <float>1.0
-        pf = pf * float_from_bits((float_bits(zf) << 23) + (127 << 23))
-        return <float>0 if x < <float>-87.3365 else pf
-    else:
-        zd = fused_f64(x, 1.44269504088896340736, 6755399441055744.0)
-        nd = zd - 6755399441055744.0
-        rd = fused_f64(nd, -6.93147180369123816490e-01, x)
-        rd = fused_f64(nd, -1.90821492927058770002e-10, rd)
-        pd = fused_f64(1.0 / 6227020800.0, rd, 1.0 / 479001600.0)
-        pd = fused_f64(pd, rd, 1.0 / 39916800.0)
-        pd = fused_f64(pd, rd, 1.0 / 3628800.0)
-        pd = fused_f64(pd, rd, 1.0 / 362880.0)
-        pd = fused_f64(pd, rd, 1.0 / 40320.0)
-        pd = fused_f64(pd, rd, 1.0 / 5040.0)
-        pd = fused_f64(pd, rd, 1.0 / 720.0)
-        pd = fused_f64(pd, rd, 1.0 / 120.0)
-        pd = fused_f64(pd, rd, 1.0 / 24.0)
-        pd = fused_f64(pd, rd, 1.0 / 6.0)
-        pd = fused_f64(pd, rd, 0.5)
-        pd = fused_f64(pd * rd, rd, rd) + 1.0
-        pd = pd * double_from_bits((double_bits(zd) << 52) + (<uint64_t>1023 << 52))
-        return 0.0 if x < -708.3964 else pd
 
 
 cdef inline void narrow_scores(int m, int dtype, Py_ssize_t depth, const real *q, const char *keys, Py_ssize_t step,
@@ -391,7 +337,7 @@ cdef void weigh_strip(real *s, Py_ssize_t keys, real *block_max, real *block_tot
     cdef real shift[F32_WIDTH]
     cdef real value
     cdef real *row
-    cdef Py_ssize_t width = F32_WIDTH if real is float else F64_WIDTH, j, r, l, half
+    cdef Py_ssize_t width = F32_WIDTH if real is float else F64_WIDTH, j, r, i, half
     for r in range(width):
         block_max[r] = -INF_F
     for j in range(keys):
@@ -400,21 +346,21 @@ cdef void weigh_strip(real *s, Py_ssize_t keys, real *block_max, real *block_tot
             block_max[r] = row[r] if row[r] > block_max[r] else block_max[r]
     for r in range(width):
         shift[r] = <real>0 if block_max[r] == -INF_F else block_max[r]
-    for l in range(SUM_LANES):
+    for i in range(SUM_LANES):
         for r in range(width):
-            lane[l][r] = 0
+            lane[i][r] = 0
     for j in range(keys):
         row = s + j * width
-        l = j % SUM_LANES
+        i = j % SUM_LANES
         for r in range(width):
             value = exp_weight(row[r] - shift[r])
             row[r] = value
-            lane[l][r] += value
+            lane[i][r] += value
     half = SUM_LANES // 2
     while half:
-        for l in range(half):
+        for i in range(half):
             for r in range(width):
-                lane[l][r] += lane[l + half][r]
+                lane[i][r] += lane[i + half][r]
         half = half // 2
     for r in range(width):
         block_total[r] = lane[0][r]

@@ -17,8 +17,8 @@ from mlxr.core.abi cimport ArrayRef, DTypeCode
 from mlxr.cpu.kernels.fused cimport FusedTable
 from mlxr.cpu.kernels.half cimport fused_f64
 from mlxr.cpu.kernels.rows cimport (
-    BLOCK, INF_F, exp_real, holds_real, itemsize, load_index, load_row, parallel_range, range_fn, real, rint_d,
-    row_at, row_count, row_dot, row_max, row_offset, row_square_sum, row_sum, store_row, view_row,
+    BLOCK, INF_F, exp_real, exp_weight, holds_real, itemsize, load_index, load_row, parallel_range, range_fn, real,
+    rint_d, row_at, row_count, row_dot, row_max, row_offset, row_square_sum, row_sum, store_row, view_row,
 )
 
 cdef enum:
@@ -91,7 +91,7 @@ cdef void softmax_rows(real *tag, Job *job, Py_ssize_t lo, Py_ssize_t hi) noexce
         dst = target_row(place, scratch + n, out.dtype)
         m = row_max(src, n)
         for i in range(n):
-            dst[i] = exp_real(src[i] - m)
+            dst[i] = exp_weight(src[i] - m)
         factor = 1 / row_sum(dst, n)
         for i in range(n):
             dst[i] = dst[i] * factor
@@ -715,8 +715,9 @@ cdef int cross_entropy_vjp(const ArrayRef *logits, const ArrayRef *targets, cons
     job.targets = targets
     job.g = g
     job.out = dlogits
-    parallel_range(cross_entropy_vjp_range_d if is_double(logits) or is_double(dlogits) else cross_entropy_vjp_range_f,
-                   &job, row_count(logits), 8 * logits.shape[logits.ndim - 1], threads)
+    cdef bint wide = is_double(logits) or is_double(dlogits)
+    parallel_range(cross_entropy_vjp_range_d if wide else cross_entropy_vjp_range_f, &job, row_count(logits),
+                   8 * logits.shape[logits.ndim - 1], threads)
     return status(&job)
 
 

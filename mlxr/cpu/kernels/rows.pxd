@@ -14,7 +14,10 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, u
 from libc.string cimport memcpy
 
 from mlxr.core.abi cimport ArrayRef, DTypeCode
-from mlxr.cpu.kernels.half cimport bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, fused_f32, fused_f64
+from mlxr.cpu.kernels.half cimport (
+    bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, float_bits, float_from_bits, fused_f32, fused_f64,
+)
+from mlxr.cpu.kernels.vecmath cimport double_bits, double_from_bits, exp_f32
 
 cdef extern from *:
     """
@@ -25,19 +28,17 @@ cdef extern from *:
     typedef uint16_t mlxr_u16u __attribute__((aligned(1), may_alias));
     typedef float mlxr_f32u __attribute__((aligned(1), may_alias));
     typedef double mlxr_f64u __attribute__((aligned(1), may_alias));
-    static inline float mlxr_row_exp2i(int32_t n)
-    { uint32_t u = (uint32_t)(n + 127) << 23; float x; memcpy(&x, &u, 4); return x; }
-    static inline double mlxr_row_exp2l(int64_t n)
-    { uint64_t u = (uint64_t)(n + 1023) << 52; double x; memcpy(&x, &u, 8); return x; }
     """
     ctypedef uint16_t u16u "mlxr_u16u"
     ctypedef float f32u "mlxr_f32u"
     ctypedef double f64u "mlxr_f64u"
-    float exp2i "mlxr_row_exp2i"(int32_t n) noexcept nogil
-    double exp2l "mlxr_row_exp2l"(int64_t n) noexcept nogil
-    float rint_f "__builtin_rintf"(float x) noexcept nogil
     double rint_d "__builtin_rint"(double x) noexcept nogil
     const float INF_F "__builtin_inff()"
+
+cdef extern from "microkernel.h" nogil:
+    # Conversions of 16-bit floats in whole vectors, with the processor's instructions where it has them.
+    void row_to_f32(int dtype, const char *src, Py_ssize_t stride, Py_ssize_t n, float *dst) noexcept
+    void f32_to_row(int dtype, char *dst, Py_ssize_t stride, Py_ssize_t n, const float *src) noexcept
 
 ctypedef fused real:
     float
@@ -155,20 +156,14 @@ cdef inline void load_row(real *dst, const char *src, Py_ssize_t stride, Py_ssiz
         else:
             for i in range(n):
                 dst[i] = <real>f64[i * stride]
+    elif real is float:
+        row_to_f32(dtype, src, stride, n, dst)
     elif dtype == DTypeCode.BFLOAT16:
-        if stride == 1:
-            for i in range(n):
-                dst[i] = <real>bf16_to_f32(u16[i])
-        else:
-            for i in range(n):
-                dst[i] = <real>bf16_to_f32(u16[i * stride])
+        for i in range(n):
+            dst[i] = bf16_to_f32(u16[i * stride])
     else:
-        if stride == 1:
-            for i in range(n):
-                dst[i] = <real>f16_to_f32(u16[i])
-        else:
-            for i in range(n):
-                dst[i] = <real>f16_to_f32(u16[i * stride])
+        for i in range(n):
+            dst[i] = f16_to_f32(u16[i * stride])
 
 
 cdef inline void store_row(char *dst, const real *src, Py_ssize_t n, int dtype) noexcept nogil:
@@ -185,6 +180,8 @@ cdef inline void store_row(char *dst, const real *src, Py_ssize_t n, int dtype) 
     elif dtype == DTypeCode.FLOAT64:
         for i in range(n):
             f64[i] = <double>src[i]
+    elif real is float:
+        f32_to_row(dtype, dst, 1, n, src)
     elif dtype == DTypeCode.BFLOAT16:
         for i in range(n):
             u16[i] = f32_to_bf16(<float>src[i])
@@ -318,44 +315,52 @@ cdef inline real row_dot(const real *x, const real *y, Py_ssize_t n) noexcept no
 
 
 cdef inline real exp_real(real x) noexcept nogil:
-    """e^x within 1 ULP: reduction by multiples of ln 2, then the series to the term that no longer counts."""
-    cdef float f, nf, pf
-    cdef double d, nd, pd
-    cdef int32_t n
-    cdef int64_t k
+    """e^x within 1 ULP. In float64: reduction by multiples of ln 2, and the series to the term that counts no more."""
+    cdef double t, z, n, r, p
+    cdef uint64_t k
     if real is float:
-        # Beyond these bounds the result is 0 or infinity; the comparisons leave NaN as it is.
-        f = -104.0 if x < -104.0 else x
-        f = 89.0 if f > 89.0 else f
-        nf = rint_f(f * <float>1.44269504088896341)
-        n = <int32_t>nf
-        f = fused_f32(nf, <float>-0.693145751953125, f)
-        f = fused_f32(nf, <float>-1.42860682030941723212e-6, f)
-        pf = fused_f32(<float>(1.0 / 5040), f, <float>(1.0 / 720))
-        pf = fused_f32(pf, f, <float>(1.0 / 120))
-        pf = fused_f32(pf, f, <float>(1.0 / 24))
-        pf = fused_f32(pf, f, <float>(1.0 / 6))
-        pf = fused_f32(pf, f, <float>0.5)
-        pf = fused_f32(pf * f, f, f) + <float>1.0
-        # In two factors, so that neither leaves the range of normal numbers.
-        return pf * exp2i(n >> 1) * exp2i(n - (n >> 1))
+        return exp_f32(x)
     else:
-        d = -746.0 if x < -746.0 else x
-        d = 710.0 if d > 710.0 else d
-        nd = rint_d(d * 1.44269504088896340736)
-        k = <int64_t>nd
-        d = fused_f64(nd, -6.93147180369123816490e-01, d)
-        d = fused_f64(nd, -1.90821492927058770002e-10, d)
-        pd = fused_f64(1.0 / 6227020800.0, d, 1.0 / 479001600.0)
-        pd = fused_f64(pd, d, 1.0 / 39916800.0)
-        pd = fused_f64(pd, d, 1.0 / 3628800.0)
-        pd = fused_f64(pd, d, 1.0 / 362880.0)
-        pd = fused_f64(pd, d, 1.0 / 40320.0)
-        pd = fused_f64(pd, d, 1.0 / 5040.0)
-        pd = fused_f64(pd, d, 1.0 / 720.0)
-        pd = fused_f64(pd, d, 1.0 / 120.0)
-        pd = fused_f64(pd, d, 1.0 / 24.0)
-        pd = fused_f64(pd, d, 1.0 / 6.0)
-        pd = fused_f64(pd, d, 0.5)
-        pd = fused_f64(pd * d, d, d) + 1.0
-        return pd * exp2l(k >> 1) * exp2l(k - (k >> 1))
+        # Beyond these bounds the result is 0 or infinity; the comparisons leave NaN as it is.
+        t = -746.0 if x < -746.0 else x
+        t = 710.0 if t > 710.0 else t
+        # z holds the multiple in its low bits: the sum with 1.5 * 2^52 has no room for a fraction.
+        z = fused_f64(t, 1.44269504088896340736, 6755399441055744.0)
+        n = z - 6755399441055744.0
+        r = fused_f64(n, -6.93147180369123816490e-01, t)
+        r = fused_f64(n, -1.90821492927058770002e-10, r)
+        p = fused_f64(1.0 / 6227020800.0, r, 1.0 / 479001600.0)
+        p = fused_f64(p, r, 1.0 / 39916800.0)
+        p = fused_f64(p, r, 1.0 / 3628800.0)
+        p = fused_f64(p, r, 1.0 / 362880.0)
+        p = fused_f64(p, r, 1.0 / 40320.0)
+        p = fused_f64(p, r, 1.0 / 5040.0)
+        p = fused_f64(p, r, 1.0 / 720.0)
+        p = fused_f64(p, r, 1.0 / 120.0)
+        p = fused_f64(p, r, 1.0 / 24.0)
+        p = fused_f64(p, r, 1.0 / 6.0)
+        p = fused_f64(p, r, 0.5)
+        p = fused_f64(p * r, r, r) + 1.0
+        # 2^n in two factors, neither of which leaves the normal numbers; 2048 keeps what is shifted positive.
+        k = double_bits(z) - double_bits(6755399441055744.0 - 2048.0)
+        return p * double_from_bits(((k >> 1) - 1) << 52) * double_from_bits((k - (k >> 1) - 1) << 52)
+
+
+cdef inline real exp_weight(real x) noexcept nogil:
+    """e^x of x <= 0: all that a weight in a softmax needs. In float32, 0 where it would be subnormal."""
+    cdef float z, n, r, p
+    if real is float:
+        z = fused_f32(x, <float>1.44269504088896341, <float>12582912.0)
+        n = z - <float>12582912.0
+        r = fused_f32(n, <float>-0.693145751953125, x)
+        r = fused_f32(n, <float>-1.42860682030941723212e-6, r)
+        p = fused_f32(<float>(1.0 / 5040), r, <float>(1.0 / 720))
+        p = fused_f32(p, r, <float>(1.0 / 120))
+        p = fused_f32(p, r, <float>(1.0 / 24))
+        p = fused_f32(p, r, <float>(1.0 / 6))
+        p = fused_f32(p, r, <float>0.5)
+        p = fused_f32(p * r, r, r) + <float>1.0
+        p = p * float_from_bits((float_bits(z) << 23) + (127 << 23))
+        return <float>0 if x < <float>-87.3365 else p
+    else:
+        return exp_real(x)
