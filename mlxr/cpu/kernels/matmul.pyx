@@ -22,12 +22,12 @@ cdef extern from "microkernel.h" nogil:
         GEMM_SP
         GEMM_NR_f32
         GEMM_NR_f64
-    ctypedef void (*block_fn_f32)(Py_ssize_t, const float *, Py_ssize_t, const float *, Py_ssize_t, const float *,
-                                  const float *, Py_ssize_t, float *, Py_ssize_t) noexcept
-    ctypedef void (*block_fn_f64)(Py_ssize_t, const double *, Py_ssize_t, const double *, Py_ssize_t, const double *,
-                                  const double *, Py_ssize_t, double *, Py_ssize_t) noexcept
-    const block_fn_f32 blocks_f32[1][2]
-    const block_fn_f64 blocks_f64[1][2]
+    void run_block_f32(int dtype, Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t kc, const float *a, Py_ssize_t lda,
+                       const char *b, Py_ssize_t ldb, const float *init, const float *add, Py_ssize_t ldt, float *dst,
+                       Py_ssize_t ldd) noexcept
+    void run_block_f64(int dtype, Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t kc, const double *a, Py_ssize_t lda,
+                       const char *b, Py_ssize_t ldb, const double *init, const double *add, Py_ssize_t ldt,
+                       double *dst, Py_ssize_t ldd) noexcept
     void pack_f32(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
                   Py_ssize_t per, Py_ssize_t width, float *dst) noexcept
     void pack_f64(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
@@ -99,6 +99,7 @@ cdef struct Plan:
     Py_ssize_t ms, ks    # rows and k of A packed at a time
     Py_ssize_t mb, nb    # rows and columns of an item
     Py_ssize_t kp        # k of B packed at a time, within a block
+    Py_ssize_t shift     # by which the first piece of a block is shorter, for the others to start at cache lines
     bint direct_b        # full strips of B are read where they lie
     bint direct_c        # full strips of C are written where they belong
     Py_ssize_t ld        # elements between rows of a tile
@@ -126,7 +127,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
     """Choose the cuts. Nothing chosen here changes a bit of the result."""
     cdef Operand side
     cdef Py_ssize_t nr, size, panels, budget, m, n, k, parts, target
-    cdef bint wide, skinny, in_place, native_out
+    cdef bint wide, in_place, native_out, native_b
     cdef double seconds, flops, streamed
     wide = p.out_dtype == FLOAT64
     nr = GEMM_NR_f64 if wide else GEMM_NR_f32
@@ -160,25 +161,28 @@ cdef void make_plan(Plan *p) noexcept nogil:
     p.ms = min(panels, budget) * p.mr
 
     native_out = wide or p.complex_out or p.out_dtype == FLOAT32
-    in_place = p.b.kind == PLAIN and p.b.dtype == (FLOAT64 if wide else FLOAT32) and p.b.sw == 1
+    native_b = p.b.dtype == (FLOAT64 if wide else FLOAT32)
+    in_place = p.b.kind == PLAIN and p.b.sw == 1
     p.direct_c = native_out and p.out_cs == 1 and p.alpha == 1 and p.bias == NULL
-    skinny = m <= 3 * GEMM_MR
     p.mb = p.ms
-    if skinny:
-        if p.b.sw == 1 and k > 1:
-            # Rows of B are long: few at a time, so that the hardware sees a handful of streams.
-            p.nb, p.kp = 1024, 16
-        else:
-            # Columns of B are long: one strip of them, transposed piece by piece into the L1 cache.
-            p.nb, p.kp = 2 * nr if m == 1 else nr, 128
-        p.direct_b = in_place
-    else:
+    if m > 3 * GEMM_MR:
         p.nb, p.kp = 128, KC
-        p.direct_b = in_place and k * n * size <= 32 << 10
+        p.direct_b = in_place and native_b and k * n * size <= 32 << 10
+        target = 4 * p.threads
+    elif in_place and k > 1:
+        # Rows of B are long: few at a time, so that the hardware follows a handful of streams.
+        p.nb, p.kp = 4096, 8 if m <= 2 else 16
+        p.direct_b = native_b or (m <= GEMM_MR and not wide)
+        target = p.threads
+    else:
+        # Columns of B are long: one strip of them, transposed piece by piece into the L1 cache.
+        p.nb, p.kp = nr, 128
+        if p.b.sk == 1 and k > p.kp and <uintptr_t>p.b.data % item_size(p.b.dtype) == 0:
+            p.shift = (<uintptr_t>p.b.data & 63) // item_size(p.b.dtype)
+        target = 4 * p.threads
     p.kp = min(p.kp, max(1, k))
     p.nb = min(p.nb, round_up(n, nr))
     if p.threads > 1:
-        target = 4 * p.threads
         while p.nb > 2 * nr and ceil_div(n, p.nb) < target:
             p.nb = round_up(p.nb // 2, nr)
         parts = ceil_div(target, 2 * ceil_div(n, p.nb))
@@ -191,7 +195,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
     p.tile_bytes = p.chain_bytes = p.turned_bytes = p.held_bytes = 0
     if not p.direct_c or k > KC or n % (nr // 2) != 0:
         p.tile_bytes = round_up(p.mb * p.ld * size, 64)
-    if p.kp < min(k, KC):
+    if p.kp - p.shift < min(k, KC):
         p.chain_bytes = round_up(p.mb * p.ld * size, 64)
     if p.out_rs == 1 and m > 1 and not p.complex_out:
         p.turned_bytes = round_up(round_up(p.mb, GEMM_SP) * p.ld * size, 64)
@@ -332,15 +336,6 @@ cdef void finish_tile(const Plan *p, real *tile, Py_ssize_t ld, Py_ssize_t i0, P
 
 # ---------------------------------------------------------------- the product
 
-cdef inline void run_block(Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t kc, const real *a, Py_ssize_t lda,
-                           const real *b, Py_ssize_t ldb, const real *init, const real *add, Py_ssize_t ldt,
-                           real *dst, Py_ssize_t ldd) noexcept nogil:
-    if real is float:
-        blocks_f32[rows - 1][vectors - 1](kc, a, lda, b, ldb, init, add, ldt, dst, ldd)
-    else:
-        blocks_f64[rows - 1][vectors - 1](kc, a, lda, b, ldb, init, add, ldt, dst, ldd)
-
-
 cdef void pack_a(Plan *p, Py_ssize_t i0, Py_ssize_t k0, Py_ssize_t rows, Py_ssize_t ks, real *packed) noexcept nogil:
     """Pack rows x ks of A, block of k by block of k, sharing the panels among the team."""
     cdef Py_ssize_t panels = ceil_div(rows, p.mr), groups = ceil_div(panels, GROUP)
@@ -361,14 +356,15 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
     starts at the `first`; `held` keeps the sums between passes over k (NULL when there is one pass)."""
     cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
     cdef Py_ssize_t lanes = nr // 2, ld = p.ld, ldc = p.out_rs * (2 if p.complex_out else 1)
-    cdef Py_ssize_t kb = 0, kc, c, cl, whole, from_panel, ip, strip, js, m, ldb, ldd, at
+    cdef Py_ssize_t kb = 0, kc, c, cl, whole, from_panel, ip, strip, js, m, vectors, ldb, ldd, at
     cdef real *panel = <real *>own
     cdef real *sums = <real *>(own + p.panel_bytes)       # finished blocks of k, added up
     cdef real *chains = <real *>(own + p.panel_bytes + p.tile_bytes)  # the block under way, where a panel is part of it
     cdef real *turned = <real *>(own + p.panel_bytes + p.tile_bytes + p.chain_bytes)
     cdef bint last = False
+    cdef int b_dtype
     cdef const real *a
-    cdef const real *b
+    cdef const char *b
     cdef const real *init
     cdef const real *add
     cdef real *dst
@@ -384,7 +380,7 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
         last = k0 + kb + kc == p.k
         c = 0
         while True:
-            cl = min(p.kp, kc - c)
+            cl = min(p.kp - p.shift if c == 0 else p.kp, kc - c)
             if from_panel < cols:
                 pack_operand(&p.b, j0 + from_panel, k0 + kb + c, cols - from_panel, cl, nr, nr,
                              panel + from_panel * cl)
@@ -394,11 +390,13 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
                 for strip in range(ceil_div(cols, nr)):
                     js = strip * nr
                     if js < from_panel:
-                        b = <const real *>p.b.data + (k0 + kb + c) * p.b.sk + j0 + js
+                        b = p.b.data + ((k0 + kb + c) * p.b.sk + j0 + js) * item_size(p.b.dtype)
                         ldb = p.b.sk
+                        b_dtype = p.b.dtype
                     else:
-                        b = panel + js * cl
+                        b = <const char *>(panel + js * cl)
                         ldb = nr
+                        b_dtype = FLOAT32 if real is float else FLOAT64
                     at = ip * p.mr * ld + js
                     init = chains + at if c > 0 else NULL
                     add = NULL
@@ -413,7 +411,11 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
                             ldd = ldc
                         else:
                             dst = sums + at
-                    run_block(m, 2 if cols - js > lanes else 1, cl, a, p.sp, b, ldb, init, add, ld, dst, ldd)
+                    vectors = 2 if cols - js > lanes else 1
+                    if real is float:
+                        run_block_f32(b_dtype, m, vectors, cl, a, p.sp, b, ldb, init, add, ld, dst, ldd)
+                    else:
+                        run_block_f64(b_dtype, m, vectors, cl, a, p.sp, b, ldb, init, add, ld, dst, ldd)
             c += cl
             if c >= kc:
                 break

@@ -159,13 +159,36 @@ MLXR_INLINE vu16 f32_to_f16(vf32 f)
 #endif
 }
 
-MLXR_INLINE vf32 bf16_to_f32(vu16 h) { return (vf32)(__builtin_convertvector(h, vu32) << 16); }
+/* GCC 12 splits wide convertvector into scalars or halves; these are the single instructions. */
+MLXR_INLINE vu32 widen_u16(vu16 h)
+{
+#if defined(__AVX512F__)
+    return (vu32)_mm512_cvtepu16_epi32((__m256i)h);
+#elif defined(__AVX2__)
+    return (vu32)_mm256_cvtepu16_epi32((__m128i)h);
+#else
+    return __builtin_convertvector(h, vu32);
+#endif
+}
+MLXR_INLINE vu16 narrow_u32(vu32 x) /* of lanes < 65536 */
+{
+#if defined(__AVX512F__)
+    return (vu16)_mm512_cvtepi32_epi16((__m512i)x);
+#elif defined(__AVX2__)
+    __m256i y = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)x, (__m256i)x), 0x08);
+    return (vu16)_mm256_castsi256_si128(y);
+#else
+    return __builtin_convertvector(x, vu16);
+#endif
+}
+
+MLXR_INLINE vf32 bf16_to_f32(vu16 h) { return (vf32)(widen_u16(h) << 16); }
 
 MLXR_INLINE vu16 f32_to_bf16(vf32 f)
 {
     vu32 x = (vu32)f, nan = (vu32)((x & 0x7fffffffu) > splat_u32(0x7f800000u));
     vu32 rounded = (x + 0x7fffu + ((x >> 16) & 1u)) >> 16;
-    return __builtin_convertvector(select_u32(nan, (x >> 16) | 0x40u, rounded), vu16);
+    return narrow_u32(select_u32(nan, (x >> 16) | 0x40u, rounded));
 }
 
 /* The dtype codes of mlxr/core/abi.pxd that occur here. */
@@ -329,7 +352,32 @@ MLXR_INLINE void transpose_f64(vf64 r[F64_LANES])
 }
 #endif
 
+/* Packed pairs of 16-bit elements in 32-bit lanes: the first elements, and the second ones. */
+MLXR_INLINE vf32 low_half_f32(vf32 pair, int dtype)
+{
+    return dtype == CODE_BF16 ? (vf32)((vu32)pair << 16) : f16_to_f32(narrow_u32((vu32)pair & 0xffffu));
+}
+MLXR_INLINE vf32 high_half_f32(vf32 pair, int dtype)
+{
+    return dtype == CODE_BF16 ? (vf32)((vu32)pair & 0xffff0000u) : f16_to_f32(narrow_u32((vu32)pair >> 16));
+}
+
+enum { PREFETCH_BYTES = 512 };
+
+/* X(D, rows) for every height of the micro-kernel */
+#if defined(__AVX512F__)
+#define EACH_HEIGHT(X, D) X(D, 1) X(D, 2) X(D, 3) X(D, 4) X(D, 5) X(D, 6) X(D, 7) X(D, 8) X(D, 9) X(D, 10) X(D, 11)  \
+    X(D, 12) X(D, 13) X(D, 14)
+#elif defined(__AVX2__)
+#define EACH_HEIGHT(X, D) X(D, 1) X(D, 2) X(D, 3) X(D, 4) X(D, 5) X(D, 6)
+#elif defined(__aarch64__)
+#define EACH_HEIGHT(X, D) X(D, 1) X(D, 2) X(D, 3) X(D, 4) X(D, 5) X(D, 6) X(D, 7) X(D, 8)
+#else
+#define EACH_HEIGHT(X, D) X(D, 1) X(D, 2) X(D, 3) X(D, 4)
+#endif
+
 #define REAL float
+#define HAS_HALVES
 #define VREAL vf32
 #define LANES F32_LANES
 #define NATIVE CODE_F32

@@ -6,72 +6,6 @@
 
 enum { NAME(GEMM_NR) = 2 * LANES };
 
-/* Packs a panel: element (w, k) of the source, at src + w * sw + k * sk (in elements of `dtype`), goes to lane w % per
- * of step k of strip w / per; a strip is nk steps of `width` lanes. Lanes past `nw` are zero in the last strip and
- * lanes past `per` are unspecified: the micro-kernel computes with neither.
- * `per` <= `width`, and `width` is a multiple of LANES. */
-MLXR_INLINE void NAME(pack_of)(const int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw,
-                               Py_ssize_t nk, Py_ssize_t per, Py_ssize_t width, REAL *dst)
-{
-    const int size = item_bytes(dtype);
-    if (sw == 1 || nw == 1) {
-        /* Lanes are neighbours in memory: walk whole rows of the source, all strips abreast. */
-        for (Py_ssize_t k = 0; k < nk; k++, src += sk * size) {
-            REAL *step = dst + k * width;
-            for (Py_ssize_t w0 = 0; w0 < nw; w0 += per, step += nk * width) {
-                Py_ssize_t w = 0;
-                for (; w < width && w0 + w + LANES <= nw; w += LANES)
-                    NAME(store)(step + w, NAME(lanes_to)(src + (w0 + w) * size, dtype));
-                for (; w < width; w++)
-                    step[w] = w0 + w < nw ? NAME(scalar_to)(src + (w0 + w) * size, dtype) : 0;
-            }
-        }
-        return;
-    }
-    /* Steps are neighbours in memory: transpose LANES x LANES blocks in registers. */
-    for (Py_ssize_t w0 = 0; w0 < nw; w0 += per, dst += nk * width, src += per * sw * size) {
-        Py_ssize_t rows = nw - w0 < per ? nw - w0 : per, k = 0;
-        for (; k + LANES <= nk; k += LANES) {
-            for (Py_ssize_t w = 0; w < width; w += LANES) {
-                VREAL block[LANES];
-                const char *corner = src + (w * sw + k) * size;
-                if (w + LANES <= rows) {
-                    MLXR_UNROLL for (int i = 0; i < LANES; i++) {
-                        block[i] = NAME(lanes_to)(corner + i * sw * size, dtype);
-                        __builtin_prefetch(corner + i * sw * size + 256);
-                    }
-                } else {
-                    for (int i = 0; i < LANES; i++)
-                        block[i] = w + i < rows ? NAME(lanes_to)(corner + i * sw * size, dtype) : (VREAL){0};
-                }
-                NAME(transpose)(block);
-                MLXR_UNROLL for (int i = 0; i < LANES; i++) NAME(store)(dst + (k + i) * width + w, block[i]);
-            }
-        }
-        for (; k < nk; k++)
-            for (Py_ssize_t w = 0; w < width; w++)
-                dst[k * width + w] = w < rows ? NAME(scalar_to)(src + (w * sw + k) * size, dtype) : 0;
-    }
-}
-
-/* Any dtype, any strides. */
-static void NAME(pack)(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
-                       Py_ssize_t per, Py_ssize_t width, REAL *dst)
-{
-    int lanes_or_steps = sw == 1 || nw == 1 || sk == 1;
-    if (dtype == NATIVE && lanes_or_steps) { NAME(pack_of)(NATIVE, src, sw, sk, nw, nk, per, width, dst); return; }
-    if (NATIVE == CODE_F32 && lanes_or_steps) {
-        if (dtype == CODE_F16) { NAME(pack_of)(CODE_F16, src, sw, sk, nw, nk, per, width, dst); return; }
-        if (dtype == CODE_BF16) { NAME(pack_of)(CODE_BF16, src, sw, sk, nw, nk, per, width, dst); return; }
-    }
-    const int size = item_bytes(dtype);
-    for (Py_ssize_t w0 = 0; w0 < nw; w0 += per, dst += nk * width)
-        for (Py_ssize_t k = 0; k < nk; k++)
-            for (Py_ssize_t w = 0; w < width; w++)
-                dst[k * width + w] =
-                    w < per && w0 + w < nw ? NAME(scalar_to)(src + ((w0 + w) * sw + k * sk) * size, dtype) : 0;
-}
-
 /* `n` elements, `stride` apart, as the arithmetic type. */
 MLXR_INLINE void NAME(row_of)(const int dtype, const char *src, Py_ssize_t stride, Py_ssize_t n, REAL *dst)
 {
@@ -90,17 +24,130 @@ static void NAME(row_to)(int dtype, const char *src, Py_ssize_t stride, Py_ssize
         for (Py_ssize_t i = 0; i < n; i++) dst[i] = NAME(scalar_to)(src + i * stride * item_bytes(dtype), dtype);
 }
 
+/* Packs a panel: element (w, k) of the source, at src + w * sw + k * sk (in elements of `dtype`), goes to lane w % per
+ * of step k of strip w / per; a strip is nk steps of `width` lanes. Lanes past `nw` are zero in the last strip, lanes
+ * past `per` are unspecified: the micro-kernel uses neither. `per` <= `width`, a multiple of LANES.
+ *
+ * Where lanes are neighbours in memory: whole rows of the source are walked, all strips abreast. */
+MLXR_INLINE void NAME(pack_lanes_of)(const int dtype, const char *src, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
+                                     Py_ssize_t per, Py_ssize_t width, REAL *dst)
+{
+    const int size = item_bytes(dtype);
+    for (Py_ssize_t k = 0; k < nk; k++, src += sk * size) {
+        REAL *step = dst + k * width;
+        for (Py_ssize_t w0 = 0; w0 < nw; w0 += per, step += nk * width) {
+            Py_ssize_t w = 0;
+            for (; w < width && w0 + w + LANES <= nw; w += LANES)
+                NAME(store)(step + w, NAME(lanes_to)(src + (w0 + w) * size, dtype));
+            for (; w < width; w++)
+                step[w] = w0 + w < nw ? NAME(scalar_to)(src + (w0 + w) * size, dtype) : 0;
+        }
+    }
+}
+
+MLXR_INLINE Py_ssize_t NAME(block_steps)(int dtype) { return LANES * (Py_ssize_t)sizeof(REAL) / item_bytes(dtype); }
+
+/* Where steps are neighbours in memory: LANES rows are read a vector each and transposed in registers. 16-bit elements
+ * travel in pairs, which halves the shuffles. Blocks are aligned to cache lines where the rows allow it (rows a power
+ * of two apart share a set of the L1 cache, which a line read twice would not survive); the first and the last block
+ * overlap their neighbours instead of being partial, which is why nk has to be a block at least. */
+MLXR_INLINE void NAME(pack_steps_of)(const int dtype, const char *src, Py_ssize_t sw, Py_ssize_t nw, Py_ssize_t nk,
+                                     Py_ssize_t per, Py_ssize_t width, REAL *dst)
+{
+    const Py_ssize_t size = item_bytes(dtype), row = sw * size, steps = NAME(block_steps)(dtype);
+    const Py_ssize_t off = (Py_ssize_t)((uintptr_t)src & 63);
+    const Py_ssize_t second = off != 0 && row % 64 == 0 && off % size == 0 ? (64 - off) / size % steps : 0;
+    for (Py_ssize_t w0 = 0; w0 < nw; w0 += per, dst += nk * width, src += per * row) {
+        Py_ssize_t used = nw - w0 < per ? nw - w0 : per, k = 0;
+        while (1) {
+            for (Py_ssize_t w = 0; w < width; w += LANES) {
+                VREAL block[LANES];
+                const char *corner = src + w * row + k * size;
+                if (w + LANES <= used) {
+                    MLXR_UNROLL for (int i = 0; i < LANES; i++) {
+                        block[i] = NAME(load)(corner + i * row);
+                        __builtin_prefetch(corner + i * row + PREFETCH_BYTES, 0, 2);
+                    }
+                } else {
+                    for (int i = 0; i < LANES; i++)
+                        block[i] = w + i < used ? NAME(load)(corner + i * row) : (VREAL){0};
+                }
+                NAME(transpose)(block);
+                REAL *to = dst + k * width + w;
+                MLXR_UNROLL for (int i = 0; i < LANES; i++) {
+                    if (dtype == NATIVE) NAME(store)(to + i * width, block[i]);
+#ifdef HAS_HALVES
+                    else {
+                        NAME(store)(to + 2 * i * width, NAME(low_half)(block[i], dtype));
+                        NAME(store)(to + (2 * i + 1) * width, NAME(high_half)(block[i], dtype));
+                    }
+#endif
+                }
+            }
+            if (k + steps >= nk) break;
+            k = k == 0 && second ? second : k + steps;
+            if (k + steps > nk) k = nk - steps;
+        }
+    }
+}
+
+/* Any dtype, any strides: rows are converted into a buffer and transposed from there. */
+enum { NAME(STRETCH) = 512 / sizeof(REAL) };
+static void NAME(pack_any)(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
+                           Py_ssize_t per, Py_ssize_t width, REAL *dst)
+{
+    enum { LD = NAME(STRETCH) + LANES };
+    REAL rows[LANES * LD] __attribute__((aligned(64)));
+    const Py_ssize_t size = item_bytes(dtype);
+    for (Py_ssize_t w0 = 0; w0 < nw; w0 += per, dst += nk * width, src += per * sw * size) {
+        Py_ssize_t used = nw - w0 < per ? nw - w0 : per;
+        for (Py_ssize_t k = 0; k < nk; k += NAME(STRETCH)) {
+            Py_ssize_t len = nk - k < NAME(STRETCH) ? nk - k : NAME(STRETCH);
+            for (Py_ssize_t w = 0; w < width; w += LANES) {
+                for (Py_ssize_t i = 0; i < LANES; i++) {
+                    if (w + i < used)
+                        NAME(row_to)(dtype, src + ((w + i) * sw + k * sk) * size, sk, len, rows + i * LD);
+                    else
+                        memset(rows + i * LD, 0, (size_t)len * sizeof(REAL));
+                }
+                for (Py_ssize_t x = 0; x < len; x += LANES) {
+                    VREAL block[LANES];
+                    MLXR_UNROLL for (int i = 0; i < LANES; i++) block[i] = NAME(load)(rows + i * LD + x);
+                    NAME(transpose)(block);
+                    REAL *to = dst + (k + x) * width + w;
+                    for (Py_ssize_t i = 0; i < LANES && x + i < len; i++) NAME(store)(to + i * width, block[i]);
+                }
+            }
+        }
+    }
+}
+
+static void NAME(pack)(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
+                       Py_ssize_t per, Py_ssize_t width, REAL *dst)
+{
+    const int f16 = NATIVE == CODE_F32 && dtype == CODE_F16, bf16 = NATIVE == CODE_F32 && dtype == CODE_BF16;
+    if (sw == 1 && dtype == NATIVE) NAME(pack_lanes_of)(NATIVE, src, sk, nw, nk, per, width, dst);
+    else if (sw == 1 && f16) NAME(pack_lanes_of)(CODE_F16, src, sk, nw, nk, per, width, dst);
+    else if (sw == 1 && bf16) NAME(pack_lanes_of)(CODE_BF16, src, sk, nw, nk, per, width, dst);
+    else if (sk != 1 || nk < NAME(block_steps)(dtype)) NAME(pack_any)(dtype, src, sw, sk, nw, nk, per, width, dst);
+    else if (dtype == NATIVE) NAME(pack_steps_of)(NATIVE, src, sw, nw, nk, per, width, dst);
+    else if (f16) NAME(pack_steps_of)(CODE_F16, src, sw, nw, nk, per, width, dst);
+    else if (bf16) NAME(pack_steps_of)(CODE_BF16, src, sw, nw, nk, per, width, dst);
+    else NAME(pack_any)(dtype, src, sw, sk, nw, nk, per, width, dst);
+}
+
 /* The micro-kernel: an m x (nv vectors) block of C, `m` and `nv` constant after inlining.
  *   a     packed, `lda` elements per step of k
- *   b     `ldb` elements per step of k (packed: NR; a row-major float matrix can be read where it lies)
+ *   b     of `dtype`, `ldb` elements per step of k: a packed strip (ldb = NR), or a row-major matrix where it lies
  *   init  NULL, or where the chains start from (chains continued over several calls)
  *   add   NULL, or what the finished chains are added to (earlier blocks of k)
  *   dst   result; init and add have rows `ldt` apart, dst `ldd` apart
  * Each element is one chain of fused multiply-adds in increasing k: the order that the whole family promises. */
-MLXR_INLINE void NAME(block)(const int m, const int nv, Py_ssize_t kc, const REAL *a, Py_ssize_t lda, const REAL *b,
-                             Py_ssize_t ldb, const REAL *init, const REAL *add, Py_ssize_t ldt, REAL *dst,
+MLXR_INLINE void NAME(block)(const int dtype, const int m, const int nv, Py_ssize_t kc, const REAL *a, Py_ssize_t lda,
+                             const char *b, Py_ssize_t ldb, const REAL *init, const REAL *add, Py_ssize_t ldt, REAL *dst,
                              Py_ssize_t ldd)
 {
+    const Py_ssize_t size = item_bytes(dtype);
     VREAL acc[GEMM_MR][2];
     MLXR_UNROLL for (int i = 0; i < m; i++)
         MLXR_UNROLL for (int v = 0; v < nv; v++)
@@ -111,13 +158,13 @@ MLXR_INLINE void NAME(block)(const int m, const int nv, Py_ssize_t kc, const REA
                 acc[i][v] = NAME(load)(init + i * ldt + v * LANES);
     for (Py_ssize_t k = 0; k < kc; k++) {
         VREAL bv[2];
-        MLXR_UNROLL for (int v = 0; v < nv; v++) bv[v] = NAME(load)(b + v * LANES);
+        MLXR_UNROLL for (int v = 0; v < nv; v++) bv[v] = NAME(lanes_to)(b + v * LANES * size, dtype);
         MLXR_UNROLL for (int i = 0; i < m; i++) {
             VREAL ai = NAME(splat)(a[i]);
             MLXR_UNROLL for (int v = 0; v < nv; v++) acc[i][v] = NAME(fma)(ai, bv[v], acc[i][v]);
         }
         a += lda;
-        b += ldb;
+        b += ldb * size;
     }
     if (add)
         MLXR_UNROLL for (int i = 0; i < m; i++)
@@ -128,42 +175,42 @@ MLXR_INLINE void NAME(block)(const int m, const int nv, Py_ssize_t kc, const REA
             NAME(store)(dst + i * ldd + v * LANES, acc[i][v]);
 }
 
-#define BLOCK(M, V)                                                                                                  \
-    static __attribute__((noinline)) void NAME(block_##M##_##V)(Py_ssize_t kc, const REAL *a,                        \
-        Py_ssize_t lda, const REAL *b, Py_ssize_t ldb, const REAL *init, const REAL *add, Py_ssize_t ldt, REAL *dst, \
-        Py_ssize_t ldd)                                                                                              \
-    { NAME(block)(M, V, kc, a, lda, b, ldb, init, add, ldt, dst, ldd); }
-#define BLOCKS(M) BLOCK(M, 1) BLOCK(M, 2)
-BLOCKS(1) BLOCKS(2) BLOCKS(3) BLOCKS(4)
-#if defined(__AVX512F__) || defined(__AVX2__) || defined(__aarch64__)
-BLOCKS(5) BLOCKS(6)
-#endif
-#if defined(__AVX512F__) || defined(__aarch64__)
-BLOCKS(7) BLOCKS(8)
-#endif
-#if defined(__AVX512F__)
-BLOCKS(9) BLOCKS(10) BLOCKS(11) BLOCKS(12) BLOCKS(13) BLOCKS(14)
-#endif
-#undef BLOCK
-#undef BLOCKS
-
-typedef void (*NAME(block_fn))(Py_ssize_t, const REAL *, Py_ssize_t, const REAL *, Py_ssize_t, const REAL *,
+typedef void (*NAME(block_fn))(Py_ssize_t, const REAL *, Py_ssize_t, const char *, Py_ssize_t, const REAL *,
                                const REAL *, Py_ssize_t, REAL *, Py_ssize_t);
 
-#define ENTRY(M) {NAME(block_##M##_1), NAME(block_##M##_2)},
-static const NAME(block_fn) NAME(blocks)[GEMM_MR][2] = {
-    ENTRY(1) ENTRY(2) ENTRY(3) ENTRY(4)
-#if defined(__AVX512F__) || defined(__AVX2__) || defined(__aarch64__)
-    ENTRY(5) ENTRY(6)
+/* Every height and width as a function of its own: blocks[dtype of B][rows - 1][vectors - 1]. The tables of 16-bit B,
+ * read where it lies, exist for float32 alone. */
+#define BLOCK(D, M, V)                                                                                               \
+    static __attribute__((noinline)) void NAME(block_##D##_##M##_##V)(Py_ssize_t kc, const REAL *a, Py_ssize_t lda,  \
+        const char *b, Py_ssize_t ldb, const REAL *init, const REAL *add, Py_ssize_t ldt, REAL *dst, Py_ssize_t ldd) \
+    { NAME(block)(D, M, V, kc, a, lda, b, ldb, init, add, ldt, dst, ldd); }
+#define BLOCKS(D, M) BLOCK(D, M, 1) BLOCK(D, M, 2)
+#define ENTRY(D, M) {NAME(block_##D##_##M##_1), NAME(block_##D##_##M##_2)},
+#define TABLE_OF(D)                                                                                                  \
+    EACH_HEIGHT(BLOCKS, D) static const NAME(block_fn) NAME(blocks_##D)[GEMM_MR][2] = {EACH_HEIGHT(ENTRY, D)};
+
+TABLE_OF(NATIVE)
+#ifdef HAS_HALVES
+TABLE_OF(CODE_F16)
+TABLE_OF(CODE_BF16)
 #endif
-#if defined(__AVX512F__) || defined(__aarch64__)
-    ENTRY(7) ENTRY(8)
+
+static void NAME(run_block)(int dtype, Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t kc, const REAL *a,
+                            Py_ssize_t lda, const char *b, Py_ssize_t ldb, const REAL *init, const REAL *add,
+                            Py_ssize_t ldt, REAL *dst, Py_ssize_t ldd)
+{
+    const NAME(block_fn)(*table)[2] = NAME(blocks_NATIVE);
+#ifdef HAS_HALVES
+    if (dtype == CODE_F16) table = NAME(blocks_CODE_F16);
+    if (dtype == CODE_BF16) table = NAME(blocks_CODE_BF16);
 #endif
-#if defined(__AVX512F__)
-    ENTRY(9) ENTRY(10) ENTRY(11) ENTRY(12) ENTRY(13) ENTRY(14)
-#endif
-};
+    table[rows - 1][vectors - 1](kc, a, lda, b, ldb, init, add, ldt, dst, ldd);
+}
+#undef BLOCK
+#undef BLOCKS
 #undef ENTRY
+#undef TABLE_OF
+#undef HAS_HALVES
 
 #undef REAL
 #undef VREAL
