@@ -24,6 +24,7 @@ from mlxr.core.storage import (
     get_peak_memory, reset_copied_bytes, reset_peak_memory, set_cache_limit, set_memory_limit, set_wired_limit,
 )
 from mlxr.core.tensor import Tensor
+from mlxr.io import load, save, save_safetensors, savez, savez_compressed
 from mlxr.ops import *  # noqa: F403
 
 array = Tensor
