@@ -27,4 +27,8 @@ from mlxr.core.tensor import Tensor
 from mlxr.io import load, save, save_safetensors, savez, savez_compressed
 from mlxr.ops import *  # noqa: F403
 
+from mlxr.transforms import (
+    async_eval, checkpoint, custom_function, eval, grad, jvp, stop_gradient, synchronize, value_and_grad, vjp,
+)
+
 array = Tensor

@@ -15,7 +15,7 @@ cimport cython
 import threading
 
 from mlxr.core.primitive cimport Primitive
-from mlxr.core.tensor cimport Tensor, new_view, finish_view
+from mlxr.core.tensor cimport Tensor, new_view
 from libc.string cimport memcpy
 
 # The running tape of each thread: a dynamic scope, like the device scope (docs/decisions/0003).
@@ -103,6 +103,16 @@ class paused:
         return False
 
 
+class resumed(paused):
+    """Context in which `tape` records again although an outer one has paused it."""
+
+    __slots__ = ()
+
+    def __enter__(self):
+        self.was = self.tape.recording
+        self.tape.recording = True
+
+
 def running_tape():
     """Return the tape of the transform that this thread is in, or None."""
     return getattr(_running, "tape", None)
@@ -117,14 +127,16 @@ cdef Node _new_node(Tape tape, Primitive p, tuple inputs, tuple outputs, tuple p
     node.order = _next_order
     node.tape = tape
     node.primitive = p
-    node.inputs = inputs
-    node.outputs = outputs
     node.params = params
-    tape.nodes.append(node)
     for x in outputs:
         x.node = node
         x.output_index = k
         k += 1
+    # The node keeps aliases: a tensor object may become another value (x += y), and the alias' reference to the storage
+    # makes a later write in place copy first.
+    node.inputs = tuple([_alias(x, True) for x in inputs])
+    node.outputs = tuple([_alias(x, True) for x in outputs])
+    tape.nodes.append(node)
     return node
 
 
@@ -149,17 +161,22 @@ cdef int record(Primitive p, tuple inputs, tuple outputs, tuple params) except -
     return 0
 
 
-cdef Tensor _alias(Tensor x):
+cdef Tensor _alias(Tensor x, bint marked):
+    """Return another tensor object for the value of `x`, with or without its mark."""
     cdef Tensor view = new_view(x, x.ref.ndim)
     memcpy(view.ref.shape, x.ref.shape, x.ref.ndim * sizeof(Py_ssize_t))
     memcpy(view.ref.strides, x.ref.strides, x.ref.ndim * sizeof(Py_ssize_t))
-    finish_view(view)
+    view.ref.size = x.ref.size
+    view.ref.contiguous = x.ref.contiguous
+    if marked:
+        view.node = x.node
+        view.output_index = x.output_index
     return view
 
 
 def detach(Tensor x not None):
     """Return the same value without a mark: a constant to every transform."""
-    return _alias(x)
+    return _alias(x, False)
 
 
 def attach_node(Primitive p not None, tuple inputs, tuple outputs, tuple params):
@@ -172,7 +189,7 @@ def leaf(Tape tape not None, Tensor x not None, Primitive identity):
 
     If an outer transform traces `x`, the leaf is recorded as ``identity(x)``, so that the outer gradient passes it.
     """
-    cdef Tensor view = _alias(x)
+    cdef Tensor view = _alias(x, False)
     if is_traced(x):
         _new_node(tape, identity, (x,), (view,), ())
     else:
