@@ -12,7 +12,7 @@ and the micro-kernel walks along them: neighbouring taps of a row are neighbours
 are resolved by phases: outputs `phases` apart see the same taps and read positions q apart, so no product with an
 inserted zero is made. What limits it: the multiply-adds, as long as there are 16 or so output channels in a group.
 
-Depthwise (one channel per group, in and out): lanes are channels; it is limited by reading the rows from the L2 cache.
+Depthwise (one channel per group, in and out): lanes are channels; it is limited by the loads, two per multiply-add.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport parallel, threadid
@@ -44,8 +44,10 @@ cdef extern from "conv_block.h" nogil:
                                  double *, Py_ssize_t) noexcept
     const conv_fn_f32 conv_blocks_f32[1][2]
     const conv_fn_f64 conv_blocks_f64[1][2]
-    void depthwise_f32(const float *const *x, const float *const *w, Py_ssize_t count, float *chain) noexcept
-    void depthwise_f64(const double *const *x, const double *const *w, Py_ssize_t count, double *chain) noexcept
+    void depthwise_f32(const float *x, const Py_ssize_t *xs, const float *w, const Py_ssize_t *ws, Py_ssize_t count,
+                       float *chain) noexcept
+    void depthwise_f64(const double *x, const Py_ssize_t *xs, const double *w, const Py_ssize_t *ws, Py_ssize_t count,
+                       double *chain) noexcept
     void pack_f32(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
                   Py_ssize_t per, Py_ssize_t width, float *dst) noexcept
     void pack_f64(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
@@ -76,7 +78,7 @@ cdef enum:
     KC = MATMUL_KC
     UNIT_PIXELS = 112           # outputs per unit: amortizes the weights' way from the L3 cache
     UNIT_ROWS = 32              # output rows per unit
-    TAP_BATCH = 32              # depthwise: taps that are gathered before they are multiplied
+    TAP_BATCH = 32              # depthwise: taps whose lanes are converted before they are multiplied
     SERIAL_FLOPS = 1 << 21      # below this, one thread
 
 # A run of the micro-kernel, of either type: their layouts agree.
@@ -215,13 +217,15 @@ cdef void make_plan(Plan *p, const ConvArgs *args) noexcept nogil:
     p.ld = p.strips * nr
     p.direct = p.size == size and p.cout % (nr // 2) == 0
     p.weight_bytes = round_up(p.groups * p.strips * p.k * nr * size, 64)
-    if depthwise(p):
-        p.weight_bytes = round_up(p.groups, DEPTHWISE_LANES) * p.taps * size
     p.row_bytes = round_up(p.slots * p.span * p.pitch * size, 64)
     p.sums_bytes = round_up(p.unit_rows * p.chunk * p.ld * size, 64)
     p.list_bytes = round_up(
         2 * p.slots * sizeof(Py_ssize_t) + p.inner_taps * sizeof(Tap)
         + p.unit_rows * (2 * p.outer_taps * sizeof(Py_ssize_t) + p.run_limit * sizeof(Run) + sizeof(Row)), 64)
+    if depthwise(p):
+        p.weight_bytes = round_up(round_up(p.groups, DEPTHWISE_LANES) * p.taps * size, 64)
+        p.row_bytes = p.sums_bytes = 0
+        p.list_bytes = round_up(2 * (p.outer_taps + p.taps) * sizeof(Py_ssize_t), 64)
 
 
 cdef inline Py_ssize_t own_bytes(const Plan *p) noexcept nogil:
@@ -545,79 +549,115 @@ cdef void gemm_work(Plan *p, char *shared, char *memory, bint team, real *tag) n
 
 # ---------------------------------------------------------------- depthwise
 
-# Taps gathered for one output and one batch of channels.
-cdef struct Taps:
-    const void *x[TAP_BATCH]
-    const void *w[TAP_BATCH]
-    Py_ssize_t count
-
-
-cdef inline void multiply_taps(Taps *taps, real *chain) noexcept nogil:
-    if real is float:
-        depthwise_f32(<const float **>taps.x, <const float **>taps.w, taps.count, chain)
-    else:
-        depthwise_f64(<const double **>taps.x, <const double **>taps.w, taps.count, chain)
-    taps.count = 0
-
-
-cdef void depthwise_output(const Plan *p, const Own *own, Py_ssize_t outer_count, Py_ssize_t begin, Py_ssize_t channels,
-                           Py_ssize_t position, const real *weights, Py_ssize_t lanes, real *sums) noexcept nogil:
-    """Sums of channels begin .. begin + channels for one output; `position` is where tap 0 of the last axis reads,
-    times the input dilation. Weights are [tap][lanes]."""
-    cdef const ArrayRef *x = p.args.x
-    cdef Py_ssize_t sw = x.strides[p.axes], sk = x.strides[p.axes + 1]
+cdef Py_ssize_t depthwise_taps(const Plan *p, const Own *own, Py_ssize_t outer_count, Py_ssize_t position,
+                               Py_ssize_t lanes, Py_ssize_t *xs, Py_ssize_t *ws) noexcept nogil:
+    """The taps of an output that fall inside the input: offsets in x and in the weights, [tap][lanes]. `position` is
+    where tap 0 of the last axis reads, times the input dilation."""
     cdef Py_ssize_t dilation = p.args.input_dilation[p.axes - 1], step = p.args.kernel_dilation[p.axes - 1]
-    cdef Py_ssize_t o, i, c, at, tap, block = 0
-    cdef bint in_place = (sk == 1 and p.size == <Py_ssize_t>sizeof(real) and channels == DEPTHWISE_LANES
-                          and <uintptr_t>x.data % sizeof(real) == 0)
-    cdef const char *row
-    cdef real chain[DEPTHWISE_LANES]
-    cdef real copies[TAP_BATCH][DEPTHWISE_LANES]
-    cdef Taps taps
-    taps.count = 0
-    for c in range(DEPTHWISE_LANES):
-        chain[c] = 0
-        sums[c] = 0
-    if not in_place:
-        memset(copies, 0, sizeof(copies))
+    cdef Py_ssize_t o, i, at, count = 0
     for o in range(outer_count):
-        row = x.data + (own.outer_row[o] + begin * sk) * p.size
         for i in range(p.inner_taps):
             at = position + i * step
             if at < 0 or at % dilation != 0 or at // dilation >= p.in_last:
                 continue
-            tap = own.outer_index[o] * p.inner_taps + i
-            if tap // KC != block or taps.count == TAP_BATCH:
-                multiply_taps(&taps, chain)
-            if tap // KC != block:
-                for c in range(DEPTHWISE_LANES):
-                    sums[c] += chain[c]
-                    chain[c] = 0
-                block = tap // KC
-            taps.x[taps.count] = row + at // dilation * sw * p.size
-            taps.w[taps.count] = weights + tap * lanes + begin
-            if not in_place:
+            xs[count] = own.outer_row[o] + at // dilation * p.args.x.strides[p.axes]
+            ws[count] = (own.outer_index[o] * p.inner_taps + i) * lanes
+            count += 1
+    return count
+
+
+cdef void depthwise_sums(const Plan *p, const char *x, const Py_ssize_t *xs, const real *w, const Py_ssize_t *ws,
+                         Py_ssize_t count, Py_ssize_t channels, Py_ssize_t lanes, real *sums) noexcept nogil:
+    """Sums over taps for up to DEPTHWISE_LANES channels, which start at x and w."""
+    cdef Py_ssize_t sk = p.args.x.strides[p.axes + 1], done = 0, n, t, c, block_end = KC * lanes
+    cdef Py_ssize_t places[TAP_BATCH]
+    cdef real copies[TAP_BATCH * DEPTHWISE_LANES]
+    cdef real total[DEPTHWISE_LANES]
+    cdef bint in_place = (sk == 1 and p.size == <Py_ssize_t>sizeof(real) and channels == DEPTHWISE_LANES
+                          and <uintptr_t>x % sizeof(real) == 0)
+    cdef bint several = count > 0 and ws[count - 1] >= block_end
+    memset(sums, 0, DEPTHWISE_LANES * sizeof(real))
+    if several:
+        memset(total, 0, sizeof(total))
+    if not in_place:
+        memset(copies, 0, sizeof(copies))
+    while done < count:
+        if ws[done] >= block_end:
+            # The chain of a block of k is complete.
+            block_end = (ws[done] // (KC * lanes) + 1) * KC * lanes
+            for c in range(DEPTHWISE_LANES):
+                total[c] += sums[c]
+                sums[c] = 0
+        n = 0
+        while done + n < count and ws[done + n] < block_end and (in_place or n < TAP_BATCH):
+            n += 1
+        if in_place:
+            if real is float:
+                depthwise_f32(<const float *>x, xs + done, w, ws + done, n, sums)
+            else:
+                depthwise_f64(<const double *>x, xs + done, w, ws + done, n, sums)
+        else:
+            for t in range(n):
+                places[t] = t * DEPTHWISE_LANES
                 if real is float:
-                    row_to_f32(p.dtype, <const char *>taps.x[taps.count], sk, channels, copies[taps.count])
+                    row_to_f32(p.dtype, x + xs[done + t] * p.size, sk, channels, copies + places[t])
                 else:
-                    row_to_f64(p.dtype, <const char *>taps.x[taps.count], sk, channels, copies[taps.count])
-                taps.x[taps.count] = copies[taps.count]
-            taps.count += 1
-    multiply_taps(&taps, chain)
-    for c in range(DEPTHWISE_LANES):
-        sums[c] += chain[c]
+                    row_to_f64(p.dtype, x + xs[done + t] * p.size, sk, channels, copies + places[t])
+            if real is float:
+                depthwise_f32(copies, places, w, ws + done, n, sums)
+            else:
+                depthwise_f64(copies, places, w, ws + done, n, sums)
+        done += n
+    if several:
+        for c in range(DEPTHWISE_LANES):
+            sums[c] += total[c]
+
+
+cdef void depthwise_row(const Plan *p, const Own *own, Py_ssize_t row, const real *weights,
+                        Py_ssize_t lanes) noexcept nogil:
+    """One row of outputs. Away from the borders all outputs see the same taps, at the same distances."""
+    cdef const ArrayRef *x = p.args.x
+    cdef Py_ssize_t stride = p.args.stride[p.axes - 1], reach = (p.inner_taps - 1) * p.args.kernel_dilation[p.axes - 1]
+    cdef Py_ssize_t outer_count = find_outer(p, row, own.outer_index, own.outer_row), count = 0, o, i, begin, channels
+    cdef Py_ssize_t position, move, shift = 0
+    cdef Py_ssize_t *xs = own.outer_row + p.outer_taps
+    cdef Py_ssize_t *ws = xs + p.taps
+    cdef bint inside, found = False
+    cdef real sums[DEPTHWISE_LANES]
+    cdef char *out = p.args.out.data + row * p.out_last * p.groups * p.size
+    for o in range(outer_count):
+        own.outer_row[o] = input_row(p, own.outer_row[o])
+    for i in range(p.out_last):
+        position = i * stride - p.args.padding_lo[p.axes - 1]
+        inside = p.args.input_dilation[p.axes - 1] == 1 and position >= 0 and position + reach < p.in_last
+        move = 0
+        if inside and found:
+            move = (position - shift) * x.strides[p.axes]
+        else:
+            count = depthwise_taps(p, own, outer_count, position, lanes, xs, ws)
+            found = inside
+            shift = position
+        begin = 0
+        while begin < p.groups:
+            channels = min(<Py_ssize_t>DEPTHWISE_LANES, p.groups - begin)
+            depthwise_sums(p, x.data + (move + begin * x.strides[p.axes + 1]) * p.size, xs, weights + begin, ws, count,
+                           channels, lanes, sums)
+            if real is float:
+                f32_to_row(p.dtype, out + begin * p.size, 1, channels, sums)
+            else:
+                f64_to_row(p.dtype, out + begin * p.size, 1, channels, sums)
+            begin += DEPTHWISE_LANES
+        out += p.groups * p.size
 
 
 cdef void depthwise_work(Plan *p, char *shared, char *memory, bint team, real *tag) noexcept nogil:
     """One thread's rows of a depthwise convolution. The weights are [tap][channel], in whole batches of lanes."""
     cdef const ArrayRef *w = p.args.w
     cdef Own own
-    cdef real sums[DEPTHWISE_LANES]
     cdef real *weights = <real *>shared
-    cdef Py_ssize_t lanes = round_up(p.groups, DEPTHWISE_LANES)
-    cdef Py_ssize_t tap = conv_take(&p.packed), row, o, outer_count, i, begin, channels, position
-    cdef char *out
-    place(p, memory, &own)
+    cdef Py_ssize_t lanes = round_up(p.groups, DEPTHWISE_LANES), tap = conv_take(&p.packed), row
+    own.outer_index = <Py_ssize_t *>memory
+    own.outer_row = own.outer_index + p.outer_taps
     while tap < p.taps:
         memset(weights + tap * lanes, 0, lanes * sizeof(real))
         if real is float:
@@ -629,21 +669,7 @@ cdef void depthwise_work(Plan *p, char *shared, char *memory, bint team, real *t
         conv_barrier()
     row = conv_take(&p.done)
     while row < p.rows:
-        outer_count = find_outer(p, row, own.outer_index, own.outer_row)
-        for o in range(outer_count):
-            own.outer_row[o] = input_row(p, own.outer_row[o])
-        for i in range(p.out_last):
-            out = p.args.out.data + (row * p.out_last + i) * p.groups * p.size
-            position = i * p.args.stride[p.axes - 1] - p.args.padding_lo[p.axes - 1]
-            begin = 0
-            while begin < p.groups:
-                channels = min(<Py_ssize_t>DEPTHWISE_LANES, p.groups - begin)
-                depthwise_output(p, &own, outer_count, begin, channels, position, weights, lanes, sums)
-                if real is float:
-                    f32_to_row(p.dtype, out + begin * p.size, 1, channels, sums)
-                else:
-                    f64_to_row(p.dtype, out + begin * p.size, 1, channels, sums)
-                begin += DEPTHWISE_LANES
+        depthwise_row(p, &own, row, weights, lanes)
         row = conv_take(&p.done)
 
 

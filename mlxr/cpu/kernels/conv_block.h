@@ -1,8 +1,8 @@
 /* Micro-kernels of the convolution family: what Cython cannot express.
  *
- * Like the block of microkernel_real.h, but the rows of A lie `step` elements apart in memory (neighbouring outputs read
- * neighbouring positions of an input row), and k runs over several pieces of memory without leaving the registers. It
- * knows of addresses and counts; it must not know of taps, padding, threads or Python.
+ * Like the block of microkernel_real.h, but the rows of A lie `step` elements apart in memory (neighbouring outputs
+ * read neighbouring positions of an input row), and k runs over several pieces of memory without leaving the
+ * registers. It knows of addresses and counts; it must not know of taps, padding, threads or Python.
  *
  * The file includes itself, once per arithmetic type.
  */
@@ -37,14 +37,14 @@ enum { DEPTHWISE_LANES = 64 };
 #endif
 #else
 
-/* n steps of k whose elements of A and of B lie together: row i of A from a + i * step on, B from b on in strips of NR. */
+/* n steps of k whose elements lie together: row i of A from a + i * step on, B from b on in strips of NR. */
 typedef struct {
     const REAL *a, *b;
     Py_ssize_t n;
 } NAME(conv_run);
 
-/* An m x (nv vectors) block of outputs; `at` is added to the address of every run of A. `add` and `dst` as in the block of
- * microkernel_real.h. Each element is one chain of fused multiply-adds over the runs in order. */
+/* An m x (nv vectors) block of outputs; `at` is added to the address of every run of A. `add` and `dst` are as in the
+ * block of microkernel_real.h. Each element is one chain of fused multiply-adds over the runs in order. */
 MLXR_INLINE void NAME(conv)(const int m, const int nv, const NAME(conv_run) *runs, Py_ssize_t count, Py_ssize_t at,
                             Py_ssize_t step, const REAL *add, Py_ssize_t lda, REAL *dst, Py_ssize_t ldd)
 {
@@ -103,8 +103,9 @@ static const NAME(conv_fn) NAME(conv_blocks)[GEMM_MR][2] = {EACH(ENTRY)};
 #undef ENTRY
 #undef EACH
 
-/* chain[c] = fma(x[t][c], w[t][c], chain[c]) for t = 0, 1, ... in order, for all DEPTHWISE_LANES lanes c. */
-static void NAME(depthwise)(const REAL *const *x, const REAL *const *w, Py_ssize_t count, REAL *chain)
+/* chain[c] = fma(x[xs[t] + c], w[ws[t] + c], chain[c]) for t = 0, 1, ... in order, for all DEPTHWISE_LANES lanes c. */
+static void NAME(depthwise)(const REAL *x, const Py_ssize_t *xs, const REAL *w, const Py_ssize_t *ws, Py_ssize_t count,
+                            REAL *chain)
 {
     enum { GROUP = 4 * LANES }; /* four independent chains hide the latency of one */
     for (int c = 0; c < DEPTHWISE_LANES; c += GROUP) {
@@ -112,7 +113,8 @@ static void NAME(depthwise)(const REAL *const *x, const REAL *const *w, Py_ssize
         MLXR_UNROLL for (int v = 0; v < 4; v++) acc[v] = NAME(load)(chain + c + v * LANES);
         for (Py_ssize_t t = 0; t < count; t++)
             MLXR_UNROLL for (int v = 0; v < 4; v++)
-                acc[v] = NAME(fma)(NAME(load)(x[t] + c + v * LANES), NAME(load)(w[t] + c + v * LANES), acc[v]);
+                acc[v] = NAME(fma)(NAME(load)(x + xs[t] + c + v * LANES), NAME(load)(w + ws[t] + c + v * LANES),
+                                   acc[v]);
         MLXR_UNROLL for (int v = 0; v < 4; v++) NAME(store)(chain + c + v * LANES, acc[v]);
     }
 }

@@ -25,6 +25,7 @@ from mlxr.cpu.kernels.indexing cimport (
 
 cdef enum:
     TILE = 512                      # index positions per tile: the offset buffers stay in the L1 cache
+    LANES = 64                      # bytes that are counted abreast
     TILE_BYTES = 1 << 16            # and fewer positions when their slices are long
     PARALLEL_BYTES = 1 << 18        # below this much copying a second thread costs more than it saves
     PARALLEL_ELEMENTS = 1 << 15     # the same for single elements, which cost more than their bytes
@@ -745,14 +746,23 @@ cdef int put_along_axis(const ArrayRef *dst, const ArrayRef *indices, const Arra
 # ---------------------------------------------------------------------------------------------- masks
 
 cdef Py_ssize_t count_line(const uint8_t *mask, Py_ssize_t step, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i, start, total = 0
-    cdef uint8_t lanes
-    # Sums of at most 255 bytes stay in a byte, which gives the vector loop 64 lanes.
-    for start in range(0, n, 255):
-        lanes = 0
-        for i in range(start, smaller(start + 255, n)):
-            lanes += mask[i * step] != 0
-        total += lanes
+    cdef Py_ssize_t i, j, lane, whole = n // LANES * LANES if step == 1 else 0, total = 0
+    cdef uint8_t lanes[LANES]
+    i = 0
+    while i < whole:
+        # A sum of at most 255 ones stays in a byte.
+        for lane in range(LANES):
+            lanes[lane] = 0
+        j = i
+        i = smaller(whole, i + 255 * LANES)
+        while j < i:
+            for lane in range(LANES):
+                lanes[lane] += mask[j + lane] != 0
+            j += LANES
+        for lane in range(LANES):
+            total += lanes[lane]
+    for i in range(whole, n):
+        total += mask[i * step] != 0
     return total
 
 
@@ -777,18 +787,34 @@ cdef Py_ssize_t count_nonzero(const ArrayRef *mask, int threads) noexcept nogil:
 
 cdef void nonzero(const ArrayRef *mask, const ArrayRef *out) noexcept nogil:
     cdef Py_ssize_t offsets[TILE]
-    cdef Py_ssize_t tile, start, n, i, found = 0
-    cdef int64_t *position = <int64_t *>out.data
-    # Stops at the last true element, so writing every candidate and stepping over the true ones stays inside `out`.
+    cdef int64_t found[TILE + 8]
+    cdef uint8_t lanes[TILE]
+    cdef const uint8_t *line
+    cdef uint64_t eight
+    cdef Py_ssize_t tile, start, n, i, j, count, total = 0
     for tile in range((mask.size + TILE - 1) // TILE):
         start = tile * TILE
         n = smaller(TILE, mask.size - start)
-        load_offsets(mask.ndim, mask.shape, mask.strides, start, n, offsets)
-        for i in range(n):
-            if found == out.size:
-                return
-            position[found] = start + i
-            found += mask.data[offsets[i]] != 0
+        line = <const uint8_t *>mask.data + start
+        if not mask.contiguous:
+            load_offsets(mask.ndim, mask.shape, mask.strides, start, n, offsets)
+            gather_units(mask.data, offsets, n, <char *>lanes, <uint8_t>0)
+            line = lanes
+        # Every candidate is written, and only a true one moves the end on; eight false ones are passed over at once.
+        count = 0
+        i = 0
+        while i < n:
+            eight = 1
+            j = smaller(n - i, 8)
+            if j == 8:
+                memcpy(&eight, line + i, 8)
+            if eight:
+                for j in range(i, i + j):
+                    found[count] = start + j
+                    count += line[j] != 0
+            i += 8
+        memcpy(out.data + 8 * total, found, 8 * count)
+        total += count
 
 
 # ---------------------------------------------------------------------------------------------- copies
