@@ -28,3 +28,12 @@ ctypedef struct AttentionTable:
     # Returns 0, or -1 when the memory for scratch is refused. `threads` is the most threads to use.
     int (*sdpa)(const ArrayRef *q, const ArrayRef *k, const ArrayRef *v, double scale, bint causal,
                 const ArrayRef *mask, const ArrayRef *sinks, const ArrayRef *out, int threads) noexcept nogil
+
+    # Gradients of sdpa for the cotangent g [B, Hq, Tq, Dv]; the other arguments are those of sdpa. dq, dk, dv and dsinks
+    # have the shapes of what they are gradients of, are row-major contiguous, and are NULL where not wanted. The mask
+    # has no gradient here. The scores are computed anew, those of one strip of queries at a time. dk and dv add up the
+    # queries of all the heads that share a key head in increasing order, in one chain each. Bound by arithmetic: five
+    # products. Threads divide the key heads of the batch among them.
+    int (*sdpa_vjp)(const ArrayRef *q, const ArrayRef *k, const ArrayRef *v, const ArrayRef *g, double scale,
+                    bint causal, const ArrayRef *mask, const ArrayRef *sinks, const ArrayRef *dq, const ArrayRef *dk,
+                    const ArrayRef *dv, const ArrayRef *dsinks, int threads) noexcept nogil

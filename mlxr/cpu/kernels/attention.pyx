@@ -113,6 +113,11 @@ ctypedef struct Job:
     Py_ssize_t blocks     # of keys
     Py_ssize_t splits     # tasks that a unit's blocks of keys are divided into
     Py_ssize_t scratch    # elements of scratch that a thread needs
+    const ArrayRef *g     # the rest is for the gradients: the cotangent,
+    const ArrayRef *dq    # and results, NULL where not wanted
+    const ArrayRef *dk
+    const ArrayRef *dv
+    void *sink_sums       # [B, Hq]: gradients of the sinks, before their sum over the batch
     void *partials        # splits > 1: [heads * rows][blocks][padded + 2]: result, maximum and sum of each block
 
 
@@ -306,23 +311,25 @@ cdef inline void finish_row(const Job *job, Py_ssize_t head, Py_ssize_t row, rea
 # ---------------------------------------------------------------------------------------------------- units
 
 
-cdef void load_queries(const Job *job, Py_ssize_t head, Py_ssize_t lo, Py_ssize_t hi, real *dst) noexcept nogil:
-    """Rows [lo, hi) of a key head, scaled, row-major."""
-    cdef const ArrayRef *q = job.q
-    cdef Py_ssize_t key_heads = job.k.shape[1], size = itemsize(q.dtype), i
+cdef void load_rows(const Job *job, const ArrayRef *a, Py_ssize_t head, Py_ssize_t lo, Py_ssize_t hi, real scale,
+                    real *dst, Py_ssize_t step) noexcept nogil:
+    """Rows [lo, hi) of a key head, of q or of what has its first axes, times `scale`; dst has rows `step` apart."""
+    cdef Py_ssize_t key_heads = job.k.shape[1], size = itemsize(a.dtype), n = a.shape[3], _i, c
     cdef Py_ssize_t sub = lo // job.queries, query = lo % job.queries
-    cdef real scale = <real>job.scale
-    cdef const char *base = q.data + size * (
-        head // key_heads * q.strides[0] + head % key_heads * job.group * q.strides[1])
-    for i in range(hi - lo):
-        load_row(dst + i * job.depth, base + size * (sub * q.strides[1] + query * q.strides[2]), q.strides[3],
-                 job.depth, q.dtype)
+    cdef const char *base = a.data + size * (
+        head // key_heads * a.strides[0] + head % key_heads * job.group * a.strides[1])
+    for _i in range(hi - lo):
+        load_row(dst, base + size * (sub * a.strides[1] + query * a.strides[2]), a.strides[3], n, a.dtype)
+        if scale != 1:
+            for c in range(n):
+                dst[c] = dst[c] * scale
+        for c in range(n, step):
+            dst[c] = 0
+        dst += step
         query += 1
         if query == job.queries:
             query = 0
             sub += 1
-    for i in range((hi - lo) * job.depth):
-        dst[i] = dst[i] * scale
 
 
 cdef inline const char *head_data(const Job *job, const ArrayRef *a, Py_ssize_t head, Py_ssize_t key) noexcept nogil:
@@ -427,7 +434,7 @@ cdef void wide_unit(real *scratch, const Job *job, Py_ssize_t head, Py_ssize_t l
     cdef real block_max[F32_WIDTH]
     cdef real block_total[F32_WIDTH]
     # The queries lie row-major where the result will be, until they are packed.
-    load_queries(job, head, lo, hi, o)
+    load_rows(job, job.q, head, lo, hi, <real>job.scale, o, depth)
     pack(native, <const char *>o, depth, 1, rows, depth,
          width, width, queries)
     if not split:
@@ -521,7 +528,7 @@ cdef void narrow_unit(real *scratch, const Job *job, Py_ssize_t head, Py_ssize_t
     cdef real totals[NARROW_ROWS]
     cdef real block_max[NARROW_ROWS]
     cdef real block_total[NARROW_ROWS]
-    load_queries(job, head, 0, rows, queries)
+    load_rows(job, job.q, head, 0, rows, <real>job.scale, queries, depth)
     # The kernels know 1, 2, 4 and 8 rows; rows of zeros make up the number, and nothing reads what becomes of them.
     for r in range(rows * depth, m * depth):
         queries[r] = 0
@@ -580,13 +587,13 @@ cdef void narrow_unit(real *scratch, const Job *job, Py_ssize_t head, Py_ssize_t
 
 cdef void join_rows(real *o, const Job *job, Py_ssize_t head) noexcept nogil:
     """Join the blocks of each row of a key head, in the order in which an unsplit unit joins them."""
-    cdef Py_ssize_t row, block
+    cdef Py_ssize_t row, _block
     cdef const real *place
     cdef real m, total, block_max, block_total
     for row in range(job.rows):
         start_row(job, head, row, &m, &total, o)
         place = <const real *>job.partials + (head * job.rows + row) * job.blocks * (job.padded + 2)
-        for block in range(job.blocks):
+        for _block in range(job.blocks):
             block_max = place[job.padded]
             block_total = place[job.padded + 1]
             join_factors(&m, &total, &block_max, &block_total, 1)
@@ -673,21 +680,14 @@ cdef inline bint is_double(const ArrayRef *a) noexcept nogil:
     return a.dtype == DTypeCode.FLOAT64
 
 
-cdef int sdpa(const ArrayRef *q, const ArrayRef *k, const ArrayRef *v, double scale, bint causal, const ArrayRef *mask,
-              const ArrayRef *sinks, const ArrayRef *out, int threads) noexcept nogil:
-    cdef Job job
-    if out.size == 0:
-        return 0
-    if k.shape[2] == 0:
-        # No key and so no value: the empty sum.
-        memset(out.data, 0, out.size * itemsize(out.dtype))
-        return 0
+cdef void set_job(Job *job, const ArrayRef *q, const ArrayRef *k, const ArrayRef *v, double scale, bint causal,
+                  const ArrayRef *mask, const ArrayRef *sinks) noexcept nogil:
+    memset(job, 0, sizeof(Job))
     job.q = q
     job.k = k
     job.v = v
     job.mask = mask
     job.sinks = sinks
-    job.out = out
     job.scale = scale
     job.causal = causal
     job.group = q.shape[1] // k.shape[1]
@@ -697,12 +697,240 @@ cdef int sdpa(const ArrayRef *q, const ArrayRef *k, const ArrayRef *v, double sc
     job.depth = q.shape[3]
     job.columns = v.shape[3]
     job.rows = job.group * job.queries
+
+
+cdef int sdpa(const ArrayRef *q, const ArrayRef *k, const ArrayRef *v, double scale, bint causal, const ArrayRef *mask,
+              const ArrayRef *sinks, const ArrayRef *out, int threads) noexcept nogil:
+    cdef Job job
+    if out.size == 0:
+        return 0
+    if k.shape[2] == 0:
+        # No key and so no value: the empty sum.
+        memset(out.data, 0, out.size * itemsize(out.dtype))
+        return 0
+    set_job(&job, q, k, v, scale, causal, mask, sinks)
+    job.out = out
     if is_double(q) or is_double(k) or is_double(v) or is_double(out):
         return run_job(<double *>NULL, &job, threads)
     return run_job(<float *>NULL, &job, threads)
 
 
+# ---------------------------------------------------------------------------------------------------- gradients
+
+
+cdef inline void lane_sums(const real *a, const real *b, Py_ssize_t keys, real *sums) noexcept nogil:
+    """sums[r] = the sum over keys of a [keys][width] times b, in the lanes and the tree of a block's weights."""
+    cdef real lane[SUM_LANES][F32_WIDTH]
+    cdef Py_ssize_t width = F32_WIDTH if real is float else F64_WIDTH, j, r, i, half
+    for i in range(SUM_LANES):
+        for r in range(width):
+            lane[i][r] = 0
+    for j in range(keys):
+        i = j % SUM_LANES
+        for r in range(width):
+            lane[i][r] += a[j * width + r] * b[j * width + r]
+    half = SUM_LANES // 2
+    while half:
+        for i in range(half):
+            for r in range(width):
+                lane[i][r] += lane[i + half][r]
+        half = half // 2
+    for r in range(width):
+        sums[r] = lane[0][r]
+
+
+cdef inline void multiply_keys(Py_ssize_t keys, Py_ssize_t steps, const real *a, const real *b, Py_ssize_t ldb,
+                               Py_ssize_t columns, real *dst, Py_ssize_t ldd, bint more) noexcept nogil:
+    """dst [keys][columns] (+)= a b for packed a (strips of keys, `steps` steps) and b [steps][columns]."""
+    cdef Py_ssize_t width = F32_WIDTH if real is float else F64_WIDTH, tile, panel
+    cdef real *corner
+    for panel in range(round_up(columns, width) // width):
+        for tile in range((keys + GEMM_MR - 1) // GEMM_MR):
+            corner = dst + tile * GEMM_MR * ldd + panel * width
+            multiply(min(<Py_ssize_t>GEMM_MR, keys - tile * GEMM_MR), min(width, columns - panel * width), steps,
+                     a + tile * GEMM_SP * steps, GEMM_SP, b + panel * width, ldb,
+                     <const real *>(corner if more else NULL), corner, ldd)
+
+
+cdef void store_matrix(const ArrayRef *dst, Py_ssize_t first, const real *src, Py_ssize_t rows, Py_ssize_t columns,
+                       Py_ssize_t step) noexcept nogil:
+    """Rows [first, first + rows) of a contiguous result, all axes but the last taken together."""
+    cdef Py_ssize_t r
+    for r in range(rows):
+        store_row(dst.data + (first + r) * columns * itemsize(dst.dtype), src + r * step, columns, dst.dtype)
+
+
+cdef void head_vjp(real *scratch, const Job *job, Py_ssize_t head) noexcept nogil:
+    """The gradients of one key head, strip of rows by strip of rows."""
+    cdef int native = DTypeCode.FLOAT32 if real is float else DTypeCode.FLOAT64
+    cdef Py_ssize_t width = F32_WIDTH if real is float else F64_WIDTH, depth = job.depth, columns = job.columns
+    cdef Py_ssize_t wide = round_up(depth, width), padded = job.padded, keys = job.keys
+    cdef Py_ssize_t packed_keys = round_up(keys, GEMM_MR) // GEMM_MR * GEMM_SP
+    cdef Py_ssize_t strip, lo, used, count, block, r, j, c, tiles, tile, i, i_end
+    cdef real low = lowest(<real>0), sink
+    cdef real *key_rows = scratch                        # [keys][wide]
+    cdef real *keys_packed = key_rows + keys * wide
+    cdef real *values_packed = keys_packed + packed_keys * depth
+    cdef real *dk = values_packed + packed_keys * columns
+    cdef real *dv = dk + keys * wide
+    cdef real *s = dv + keys * padded                    # scores, then weights, then gradients of the scores
+    cdef real *ds = s + keys * width
+    cdef real *turned = ds + keys * width                # weights, or ds, packed by keys
+    cdef real *q_rows = turned + packed_keys * width
+    cdef real *q_packed = q_rows + width * wide
+    cdef real *g_rows = q_packed + width * depth
+    cdef real *g_packed = g_rows + width * padded
+    cdef real *dq = g_packed + width * columns
+    cdef real *staging = dq + width * wide               # for masks
+    cdef real top[F32_WIDTH]
+    cdef real total[F32_WIDTH]
+    cdef real along[F32_WIDTH]
+    cdef real factor[F32_WIDTH]
+    for j in range(keys):
+        load_row(key_rows + j * wide, head_data(job, job.k, head, j), job.k.strides[3], depth, job.k.dtype)
+        for c in range(depth, wide):
+            key_rows[j * wide + c] = 0
+    pack(native, <const char *>key_rows, wide, 1, keys, depth, GEMM_MR, GEMM_SP, keys_packed)
+    pack(job.v.dtype, head_data(job, job.v, head, 0), job.v.strides[2], job.v.strides[3], keys, columns, GEMM_MR,
+         GEMM_SP, values_packed)
+    for j in range(keys * (wide + padded)):
+        dk[j] = 0
+    for strip in range(round_up(job.rows, width) // width):
+        lo = strip * width
+        used = min(width, job.rows - lo)
+        count = reach(job, lo, lo + used)
+        load_rows(job, job.q, head, lo, lo + used, <real>job.scale, q_rows, wide)
+        load_rows(job, job.g, head, lo, lo + used, <real>1, g_rows, padded)
+        pack(native, <const char *>q_rows, wide, 1, used, depth, width, width, q_packed)
+        pack(native, <const char *>g_rows, padded, 1, used, columns, width, width, g_packed)
+        multiply_keys(count, depth, keys_packed, q_packed, width, width, s, width, False)
+        if is_masked(job, lo, lo + used, count):
+            for block in range((count + KEYS - 1) // KEYS):
+                mask_strip(job, head, lo, used, block * KEYS, min(<Py_ssize_t>KEYS, count - block * KEYS),
+                           s + block * KEYS * width, staging)
+        weigh_strip(s, count, top, total)
+        for r in range(width):
+            factor[r] = 1
+        if job.sinks != NULL:
+            # The weights are relative to the largest score of the keys; where the sink is larger, it is the reference.
+            for r in range(used):
+                i = head % job.k.shape[1] * job.group + (lo + r) // job.queries
+                load_row(&sink, job.sinks.data + i * job.sinks.strides[0] * itemsize(job.sinks.dtype), 1, 1,
+                         job.sinks.dtype)
+                if sink > top[r]:
+                    factor[r] = exp_weight(top[r] - sink)
+                    along[r] = 1
+                else:
+                    along[r] = exp_weight(sink - (top[r] if top[r] != -INF_F else <real>0))
+                total[r] = total[r] * factor[r] + along[r]
+        for r in range(width):
+            factor[r] = factor[r] / total[r]
+        for j in range(count):
+            for r in range(width):
+                s[j * width + r] *= factor[r]
+        multiply_keys(count, columns, values_packed, g_packed, width, width, ds, width, False)
+        if job.dv != NULL:
+            pack(native, <const char *>s, width, 1, count, used, GEMM_MR, GEMM_SP, turned)
+            multiply_keys(count, used, turned, g_rows, padded, columns, dv, padded, True)
+        if job.sink_sums != NULL:
+            for r in range(used):
+                total[r] = along[r] / total[r]
+        lane_sums(s, ds, count, along)
+        if job.sink_sums != NULL:
+            for r in range(used):
+                i = head * job.group + (lo + r) // job.queries
+                (<real *>job.sink_sums)[i] -= total[r] * along[r]
+        # The scores of a query that sees nothing are constants.
+        for r in range(width):
+            factor[r] = <real>0 if top[r] == low else <real>1
+        for j in range(count):
+            for r in range(width):
+                s[j * width + r] *= (ds[j * width + r] - along[r]) * factor[r]
+        if job.dk != NULL:
+            pack(native, <const char *>s, width, 1, count, used, GEMM_MR, GEMM_SP, turned)
+            multiply_keys(count, used, turned, q_rows, wide, depth, dk, wide, True)
+        if job.dq != NULL:
+            tiles = (used + GEMM_MR - 1) // GEMM_MR
+            for c in range(wide // width):
+                for tile in range(tiles):
+                    i = used * tile // tiles
+                    i_end = used * (tile + 1) // tiles
+                    multiply(i_end - i, min(width, depth - c * width), count, s + i, width, key_rows + c * width, wide,
+                             <const real *>NULL, dq + i * wide + c * width, wide)
+            for r in range(used * wide):
+                dq[r] = dq[r] * <real>job.scale
+            store_matrix(job.dq, head * job.rows + lo, dq, used, depth, wide)
+    if job.dk != NULL:
+        store_matrix(job.dk, head * keys, dk, keys, depth, wide)
+    if job.dv != NULL:
+        store_matrix(job.dv, head * keys, dv, keys, columns, padded)
+
+
+cdef int run_vjp(real *tag, Job *job, const ArrayRef *dsinks, int threads) noexcept nogil:
+    cdef Py_ssize_t width = F32_WIDTH if real is float else F64_WIDTH, wide, packed_keys, head, i, heads
+    cdef int failed = 0
+    cdef real *scratch = NULL
+    cdef real *sums
+    job.padded = round_up(job.columns, width)
+    wide = round_up(job.depth, width)
+    packed_keys = round_up(job.keys, GEMM_MR) // GEMM_MR * GEMM_SP
+    job.scratch = (job.keys * (2 * wide + job.padded + 2 * width) + packed_keys * (job.depth + job.columns + width)
+                   + width * (2 * wide + job.depth + job.padded + job.columns) + 2 * KEYS * width)
+    heads = job.heads * job.group
+    job.sink_sums = NULL
+    if dsinks != NULL:
+        sums = <real *>malloc((heads + job.q.shape[1]) * sizeof(real))
+        if sums == NULL:
+            return -1
+        memset(sums, 0, heads * sizeof(real))
+        job.sink_sums = sums
+    if job.heads * job.rows * job.keys * (job.depth + job.columns) < SMALL_WORK or job.heads == 1:
+        threads = 1
+    with parallel(num_threads=threads):
+        scratch = <real *>malloc(job.scratch * sizeof(real))
+        for head in prange(job.heads, schedule="dynamic", chunksize=1):
+            if scratch == NULL:
+                failed += 1
+            else:
+                head_vjp(scratch, job, head)
+        free(scratch)
+    if dsinks != NULL:
+        for i in range(job.q.shape[1]):
+            sums[heads + i] = 0
+            for head in range(job.k.shape[0]):
+                sums[heads + i] += sums[head * job.q.shape[1] + i]
+        store_row(dsinks.data, sums + heads, job.q.shape[1], dsinks.dtype)
+        free(sums)
+    return -1 if failed else 0
+
+
+cdef inline void clear(const ArrayRef *a) noexcept nogil:
+    if a != NULL and a.size:
+        memset(a.data, 0, a.size * itemsize(a.dtype))
+
+
+cdef int sdpa_vjp(const ArrayRef *q, const ArrayRef *k, const ArrayRef *v, const ArrayRef *g, double scale,
+                  bint causal, const ArrayRef *mask, const ArrayRef *sinks, const ArrayRef *dq, const ArrayRef *dk,
+                  const ArrayRef *dv, const ArrayRef *dsinks, int threads) noexcept nogil:
+    cdef Job job
+    if q.size == 0 or k.size == 0 or v.size == 0:
+        clear(dq)
+        clear(dk)
+        clear(dv)
+        clear(dsinks)
+        return 0
+    set_job(&job, q, k, v, scale, causal, mask, sinks)
+    job.g = g
+    job.dq = dq
+    job.dk = dk
+    job.dv = dv
+    if is_double(q) or is_double(k) or is_double(v) or is_double(g):
+        return run_vjp(<double *>NULL, &job, dsinks, threads)
+    return run_vjp(<float *>NULL, &job, dsinks, threads)
+
+
 cdef AttentionTable TABLE
 TABLE.sdpa = sdpa
+TABLE.sdpa_vjp = sdpa_vjp
 
 table = PyCapsule_New(&TABLE, "mlxr.cpu.attention", NULL)

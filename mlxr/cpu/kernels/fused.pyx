@@ -544,7 +544,8 @@ cdef void rope_range_d(void *job, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
 
 
 cdef int rope(const ArrayRef *x, Py_ssize_t dims, bint traditional, double base, const ArrayRef *freqs, double scale,
-              Py_ssize_t offset, const ArrayRef *offsets, bint inverse, const ArrayRef *out, int threads) noexcept nogil:
+              Py_ssize_t offset, const ArrayRef *offsets, bint inverse, const ArrayRef *out,
+              int threads) noexcept nogil:
     cdef RopeJob job
     cdef Py_ssize_t steps, n, i, blocks
     cdef bint wide = is_double(x) or is_double(out)
