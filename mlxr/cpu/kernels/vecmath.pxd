@@ -211,25 +211,42 @@ cdef inline integer negate(integer x) noexcept nogil:
 
 # ---- exp, log and what follows from them ---------------------------------------------------------------------------
 
-cdef inline float exp_f32(float x) noexcept nogil:
-    cdef float t = <float> 89.0 if x > <float> 89.0 else x
-    t = <float> -104.0 if t < <float> -104.0 else t
-    cdef float z = fused_f32(t, <float> 1.4426950408889634, <float> 12582912.0)
-    cdef float n = z - <float> 12582912.0
-    # exp(r + tail) for r = t - n log(2) up to the tail: the tail joins the small terms, so that r is not rounded
+cdef enum:
+    # 1.5 * 2**23 + 127: a float32 n + EXPONENT_MAGIC holds the biased exponent of 2**n in its low bits
+    EXPONENT_MAGIC = 12583039
+
+
+cdef inline float power_of_two_f32(float shifted) noexcept nogil:
+    """2**n for shifted = n + EXPONENT_MAGIC, -126 <= n <= 127."""
+    return float_from_bits(float_bits(shifted) << 23)
+
+
+cdef inline float exp_tail_f32(float t, float n, float rest) noexcept nogil:
+    """exp(t + rest - n log(2)) - 1, where n is the integer nearest to t / log(2) and rest is tiny."""
+    # the rest of the exact difference r joins the small terms, so that r itself is not rounded
     cdef float r = fused_f32(n, <float> -0.693145751953125, t)
-    cdef float tail = n * <float> -1.428606765330187e-06
-    cdef float s = r + tail
+    cdef float low = fused_f32(n, <float> -1.428606765330187e-06, rest)
+    cdef float s = r + low
     cdef float q = <float> 0.001395057519525953
     q = fused_f32(q, s, <float> 0.00836895342849832)
     q = fused_f32(q, s, <float> 0.04166620449722392)
     q = fused_f32(q, s, <float> 0.1666651830791319)
     q = fused_f32(q, s, <float> 0.5000000095661987)
-    q = <float> 1.0 + (r + fused_f32(q * s, s, tail))
-    # 2**n in two factors: the result may be subnormal (rounded once, in the last product) or overflow
-    cdef uint32_t k = float_bits(z) - float_bits(<float> 12582912.0)
-    cdef uint32_t half = <uint32_t> (<int32_t> k >> 1)
-    return q * float_from_bits((half + 127) << 23) * float_from_bits((k - half + 127) << 23)
+    return r + fused_f32(q * s, s, low)
+
+
+cdef inline float scale_f32(float x, uint32_t n) noexcept nogil:
+    """x 2**n for x near one and the int n, in two factors: the result may be subnormal (rounded once) or overflow."""
+    cdef uint32_t half = <uint32_t> (<int32_t> n >> 1)
+    return x * float_from_bits((half + 127) << 23) * float_from_bits((n - half + 127) << 23)
+
+
+cdef inline float exp_f32(float x) noexcept nogil:
+    cdef float t = <float> 89.0 if x > <float> 89.0 else x
+    t = <float> -104.0 if t < <float> -104.0 else t
+    cdef float z = fused_f32(t, <float> 1.4426950408889634, <float> 12582912.0)
+    cdef float tail = exp_tail_f32(t, z - <float> 12582912.0, <float> 0.0)
+    return scale_f32(<float> 1.0 + tail, float_bits(z) - float_bits(<float> 12582912.0))
 
 
 cdef inline float log_f32(float x) noexcept nogil:
@@ -282,9 +299,23 @@ cdef inline float log10_f32(float x) noexcept nogil:
 
 
 cdef inline float tanh_f32(float x) noexcept nogil:
-    cdef double d = x
-    cdef double e = expm1_d(2.0 * fabs(clamp_d(d, -20.0, 20.0)))
-    return copysign_f32(<float> (e / (e + 2.0)), x)
+    cdef float a = fabsf(x)
+    # |x| < 1: x + x**3 p(x**2)
+    cdef float z = x * x
+    cdef float p = <float> -0.0003584548912457728
+    p = fused_f32(p, z, <float> 0.002301374431498702)
+    p = fused_f32(p, z, <float> -0.007946119459237148)
+    p = fused_f32(p, z, <float> 0.02148666599105819)
+    p = fused_f32(p, z, <float> -0.053879805424486074)
+    p = fused_f32(p, z, <float> 0.1333234461224116)
+    p = fused_f32(p, z, <float> -0.3333329543368511)
+    cdef float small = fused_f32(p * z, x, x)
+    # otherwise 1 - 2 / (exp(2 |x|) + 1), which is one from 10 on
+    cdef float t = <float> 20.0 if a > <float> 10.0 else a + a
+    cdef float n = fused_f32(t, <float> 1.4426950408889634, <float> EXPONENT_MAGIC)
+    cdef float large = fused_f32(exp_tail_f32(t, n - <float> EXPONENT_MAGIC, <float> 0.0), power_of_two_f32(n), power_of_two_f32(n))
+    large = <float> 1.0 - <float> 2.0 / (large + <float> 1.0)
+    return small if a < <float> 1.0 else copysign_f32(large, x)
 
 
 cdef inline float sinh_f32(float x) noexcept nogil:
@@ -317,8 +348,38 @@ cdef inline float arctanh_f32(float x) noexcept nogil:
     return copysign_f32(<float> r, x) if a <= 1.0 else <float> NAN
 
 
+cdef inline float lost_f32(float u, float whole) noexcept nogil:
+    """u + 1 - whole exactly, for whole = u + 1 rounded and u > 0."""
+    cdef bint small = u < <float> 1.0
+    return ((<float> 1.0 if small else u) - whole) + (u if small else <float> 1.0)
+
+
 cdef inline float sigmoid_f32(float x) noexcept nogil:
-    return <float> (1.0 / (1.0 + exp_d(-<double> x)))
+    # 1 / (1 + 2**n (1 + tail)) = u / (u + 1 + tail), with u = 2**-n: u + 1 needs no rounding where it matters
+    cdef float t = <float> 18.0 if x > <float> 18.0 else x
+    t = <float> 104.0 if t < <float> -104.0 else -t
+    cdef float n = fused_f32(t, <float> -1.4426950408889634, <float> (EXPONENT_MAGIC + 24))
+    cdef float tail = exp_tail_f32(t, <float> (EXPONENT_MAGIC + 24) - n, <float> 0.0)
+    cdef float scaled = power_of_two_f32(n)                 # 2**24 u: u itself may be subnormal
+    cdef float u = scaled * <float> 5.9604644775390625e-08
+    cdef float whole = u + <float> 1.0
+    cdef float d = whole + tail
+    # what rounding took from the denominator, in both sums
+    cdef float rest = lost_f32(u, whole) + ((whole - d) + tail)
+    cdef float q = <float> 1.0 / d
+    q = fused_f32(q, fused_f32(-q, rest, fused_f32(-q, d, <float> 1.0)), q)
+    return q * scaled * <float> 5.9604644775390625e-08
+
+
+cdef inline float sigmoid_times_f32(float x, float v, float rest) noexcept nogil:
+    """x sigmoid(v + rest), for -125 <= v <= 18 and a tiny rest."""
+    cdef float n = fused_f32(v, <float> 1.4426950408889634, <float> (EXPONENT_MAGIC + 64))
+    cdef float tail = exp_tail_f32(-v, <float> (EXPONENT_MAGIC + 64) - n, -rest)
+    cdef float scaled = power_of_two_f32(n)                 # 2**64 u, see sigmoid_f32
+    cdef float u = scaled * <float> 5.421010862427522e-20
+    cdef float whole = u + <float> 1.0
+    cdef float d = whole + (tail + lost_f32(u, whole))
+    return x / d * scaled * <float> 5.421010862427522e-20
 
 
 cdef inline float softplus_f32(float x) noexcept nogil:
@@ -330,14 +391,16 @@ cdef inline float softplus_f32(float x) noexcept nogil:
 
 
 cdef inline float silu_f32(float x) noexcept nogil:
-    cdef double d = clamp_d(x, -700.0, INFINITY)
-    return <float> (d / (1.0 + exp_d(-d)))
+    cdef float c = <float> -125.0 if x < <float> -125.0 else x
+    return x if x > <float> 18.0 else sigmoid_times_f32(c, c, <float> 0.0)
 
 
 cdef inline float gelu_sigmoid_f32(float x) noexcept nogil:
     """x * sigmoid(1.702 x)"""
-    cdef double d = clamp_d(x, -400.0, INFINITY)
-    return <float> (d / (1.0 + exp_d(-1.702 * d)))
+    cdef float c = <float> -73.0 if x < <float> -73.0 else x
+    cdef float v = c * <float> 1.702
+    cdef float rest = fused_f32(c, <float> 1.702, -v) + c * <float> -2.1934509319976314e-08
+    return x if x > <float> 10.5 else sigmoid_times_f32(c, v, rest)
 
 
 cdef inline float gelu_tanh_f32(float x) noexcept nogil:
@@ -348,25 +411,32 @@ cdef inline float gelu_tanh_f32(float x) noexcept nogil:
 
 
 cdef inline float gelu_f32(float x) noexcept nogil:
-    """x Phi(x): with t = |x|/sqrt(2), Phi(-|x|) = exp(-t**2) erfcx(t) / 2"""
-    cdef double d = clamp_d(x, -15.0, INFINITY)
-    cdef double a = fabs(15.0 if d > 15.0 else d)
-    cdef double t = a * 0.7071067811865476
-    cdef double u = (t - 4.0) / (t + 4.0)
-    cdef double q = 0.00010153662621738563
-    q = fused_f64(q, u, -2.816301913158497e-05)
-    q = fused_f64(q, u, -0.0008149961961489725)
-    q = fused_f64(q, u, 0.004058740261504315)
-    q = fused_f64(q, u, -0.012839774578795182)
-    q = fused_f64(q, u, 0.03129978198152332)
-    q = fused_f64(q, u, -0.06310833242263378)
-    q = fused_f64(q, u, 0.10896309781283418)
-    q = fused_f64(q, u, -0.16425778793636012)
-    q = fused_f64(q, u, 0.2187196813960738)
-    q = fused_f64(q, u, -0.2590680492442607)
-    q = fused_f64(q, u, 0.13699945761603444)
-    cdef double lower = 0.5 * a * q * exp_d(-t * t)          # a Phi(-a)
-    return <float> (d - lower if d >= 0 else -lower)
+    """x Phi(x), where Phi(-a) = exp(-a**2/2) r(a) with r(a) = erfcx(a/sqrt(2)) / 2, a polynomial in (a-4.25)/(a+4.25)"""
+    cdef float c = <float> 14.5 if fabsf(x) > <float> 14.5 else fabsf(x)
+    cdef double a = c
+    cdef double d = a + 4.25
+    cdef double inverse = <float> 1.0 / <float> d
+    inverse = fused_f64(fused_f64(-d, inverse, 1.0), inverse, inverse)      # Newton's step: cheaper than a division
+    cdef double u = (a - 4.25) * inverse
+    cdef double r = 2.8123218419748608e-05
+    r = fused_f64(r, u, 1.630763971044017e-05)
+    r = fused_f64(r, u, -0.0002999477752726759)
+    r = fused_f64(r, u, 0.000344619721676533)
+    r = fused_f64(r, u, 0.0021899580033949424)
+    r = fused_f64(r, u, -0.012310299821614103)
+    r = fused_f64(r, u, 0.03597503045407471)
+    r = fused_f64(r, u, -0.07514622669015905)
+    r = fused_f64(r, u, 0.122747918900485)
+    r = fused_f64(r, u, -0.1629040000279906)
+    r = fused_f64(r, u, 0.08935931863405958)
+    cdef float g = <float> (r * a)
+    # exp(-a**2/2), the square with its rounding error
+    cdef float square = c * c
+    cdef float t = <float> -0.5 * square
+    cdef float n = fused_f32(t, <float> 1.4426950408889634, <float> (EXPONENT_MAGIC + 64))
+    cdef float tail = exp_tail_f32(t, n - <float> (EXPONENT_MAGIC + 64), <float> -0.5 * fused_f32(c, c, -square))
+    cdef float lower = fused_f32(g, tail, g) * power_of_two_f32(n) * <float> 5.421010862427522e-20      # a Phi(-a)
+    return x - lower if x >= 0 else -lower
 
 
 cdef inline float erf_f32(float x) noexcept nogil:
@@ -429,20 +499,47 @@ cdef inline float erfinv_f32(float x) noexcept nogil:
 
 
 cdef inline float power_f32(float x, float y) noexcept nogil:
-    cdef double d = x, e = y, a = fabs(d), b = fabs(e)
-    cdef double magnitude = exp2_d(e * log2_d(a))
-    # |x| of 0 or infinity, and infinite y: log2_d above is not made for them
-    cdef bint unbounded = (a == 0) | (a == INFINITY) | (b == INFINITY)
-    cdef bint grows = (a > 1.0) == (e > 0)
-    cdef double limit = <double> INFINITY if grows else 0.0
-    magnitude = limit if unbounded else magnitude
+    """2**(y log2(|x|)): the logarithm in double, the power in float32, then the sign."""
+    cdef float a = fabsf(x), b = fabsf(y)
+    # |x| = 2**k (1 + f) with f in [-1/3, 1/3]
+    cdef bint subnormal = a < <float> 1.1754943508222875e-38
+    cdef uint32_t bits = float_bits(a * <float> 8388608.0 if subnormal else a)
+    cdef int32_t k = <int32_t> (bits - <uint32_t> 0x3f2aaaab) >> 23
+    cdef float f = float_from_bits(bits - (<uint32_t> k << 23)) - <float> 1.0
+    cdef float e = <float> k - (<float> 23.0 if subnormal else <float> 0.0)
+    e = e if a < <float> INFINITY else a
+    e = <float> -INFINITY if a == 0 else e
+    cdef float p = <float> -0.1658129791042547
+    p = fused_f32(p, f, <float> 0.17607975555910657)
+    p = fused_f32(p, f, <float> -0.13755064694398697)
+    p = fused_f32(p, f, <float> 0.1543261900333435)
+    p = fused_f32(p, f, <float> -0.1807960834857433)
+    p = fused_f32(p, f, <float> 0.20645423273637545)
+    cdef double d = f, q = p
+    q = fused_f64(q, d, -0.2404341474098542)
+    q = fused_f64(q, d, 0.28852959051101124)
+    q = fused_f64(q, d, -0.3606739689090167)
+    q = fused_f64(q, d, 0.48089843778775937)
+    q = fused_f64(q, d, -0.7213475196233946)
+    q = fused_f64(q, d, 1.4426950407475274)
+    cdef double t = clamp_d(fused_f64(q, d, <double> e) * <double> y, -160.0, 136.0)
+    cdef double z = t + 6755399441055744.0
+    cdef float r = <float> (t - (z - 6755399441055744.0))
+    cdef float w = <float> 0.00015445391204092204
+    w = fused_f32(w, r, <float> 0.001340126521518177)
+    w = fused_f32(w, r, <float> 0.009618097334026863)
+    w = fused_f32(w, r, <float> 0.055503251061671956)
+    w = fused_f32(w, r, <float> 0.24022650729089248)
+    w = fused_f32(w, r, <float> 0.6931472077108844)
+    cdef float value = scale_f32(fused_f32(w, r, <float> 1.0), <uint32_t> double_bits(z))
     # a negative base: odd integers keep its sign, a fraction has no real power
-    cdef bint whole = floor(e) == e
-    cdef bint odd = whole & (floor(e * 0.5) != e * 0.5)
-    magnitude = double_from_bits(double_bits(magnitude) | (double_bits(d) & <uint64_t> 0x8000000000000000 if odd else <uint64_t> 0))
-    magnitude = <double> NAN if (d < 0) & (a < INFINITY) & (not whole) else magnitude
-    magnitude = d + e if (d != d) | (e != e) else magnitude
-    return <float> (1.0 if (e == 0) | (d == 1.0) | ((a == 1.0) & (b == INFINITY)) else magnitude)
+    cdef bint whole = floorf(y) == y
+    cdef float half = y * <float> 0.5
+    cdef bint odd = whole & (floorf(half) != half)
+    value = float_from_bits(float_bits(value) | (float_bits(x) & <uint32_t> 0x80000000 if odd else <uint32_t> 0))
+    value = <float> NAN if (x < 0) & (a < <float> INFINITY) & (not whole) else value
+    value = value if y == y else y
+    return <float> 1.0 if (y == 0) | ((a == 1) & ((x == 1) | (b == <float> INFINITY))) else value
 
 
 cdef inline float logaddexp_f32(float x, float y) noexcept nogil:
