@@ -211,7 +211,7 @@ cdef void make_plan(Plan *p, const ConvArgs *args) noexcept nogil:
     p.pitch = p.cin + (64 // size if p.cin * size % 2048 == 0 else 0)
     p.in_place = (p.size == size and p.pitch == args.x.strides[p.axes] and args.x.strides[p.axes + 1] == 1
                   and <uintptr_t>args.x.data % <size_t>size == 0)
-    per_block = min(p.outer_taps, KC // (p.inner_taps * p.cin) + 2)
+    per_block = min(p.outer_taps, KC // max(1, p.inner_taps * p.cin) + 2)
     p.slots = p.unit_rows * per_block
     p.run_limit = min(per_block * p.inner_taps, KC)
     p.ld = p.strips * nr

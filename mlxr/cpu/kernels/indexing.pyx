@@ -787,11 +787,11 @@ cdef Py_ssize_t count_nonzero(const ArrayRef *mask, int threads) noexcept nogil:
 
 cdef void nonzero(const ArrayRef *mask, const ArrayRef *out) noexcept nogil:
     cdef Py_ssize_t offsets[TILE]
-    cdef int64_t found[TILE + 8]
     cdef uint8_t lanes[TILE]
     cdef const uint8_t *line
+    cdef int64_t *found = <int64_t *>out.data
     cdef uint64_t eight
-    cdef Py_ssize_t tile, start, n, i, j, count, total = 0
+    cdef Py_ssize_t tile, start, n, i, j, total = 0
     for tile in range((mask.size + TILE - 1) // TILE):
         start = tile * TILE
         n = smaller(TILE, mask.size - start)
@@ -800,21 +800,21 @@ cdef void nonzero(const ArrayRef *mask, const ArrayRef *out) noexcept nogil:
             load_offsets(mask.ndim, mask.shape, mask.strides, start, n, offsets)
             gather_units(mask.data, offsets, n, <char *>lanes, <uint8_t>0)
             line = lanes
-        # Every candidate is written, and only a true one moves the end on; eight false ones are passed over at once.
-        count = 0
+        # Eight at a time: nothing if all are false; else, where there is room, every candidate is written and only a true
+        # one moves the end on, which needs no branch.
         i = 0
-        while i < n:
-            eight = 1
-            j = smaller(n - i, 8)
-            if j == 8:
-                memcpy(&eight, line + i, 8)
+        while i + 8 <= n and total + 8 <= out.size:
+            memcpy(&eight, line + i, 8)
             if eight:
-                for j in range(i, i + j):
-                    found[count] = start + j
-                    count += line[j] != 0
+                for j in range(8):
+                    found[total] = start + i + j
+                    total += line[i + j] != 0
             i += 8
-        memcpy(out.data + 8 * total, found, 8 * count)
-        total += count
+        while i < n:
+            if line[i]:
+                found[total] = start + i
+                total += 1
+            i += 1
 
 
 # ---------------------------------------------------------------------------------------------- copies
