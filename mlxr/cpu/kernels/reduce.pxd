@@ -16,8 +16,10 @@ on how many results there are. The reduced elements of one result, in row-major 
 
 Arithmetic is float32 for float16, bfloat16, float32 and each part of complex64, and float64 for float64; results of
 float16 and bfloat16 are rounded once, at the end. Integers wrap around: modulo 2**32, or 2**64 for 64-bit dtypes.
-Variance is the same with, for each chunk, a first pass for its mean and a second for the deviations, merged across chunks
-in float64. Log-sum-exp takes the largest element of each chunk and sums exponentials of the differences.
+Variance takes the mean of each chunk in a first pass and the deviations from it in a second, and merges chunks in
+float64. Log-sum-exp takes the largest element of each chunk and sums exponentials of the differences from it. Products,
+extrema and log-sum-exp of complex64 go through a chunk element by element. A NaN that is computed or chosen is always
+the positive quiet one, because processors do not agree on the others.
 """
 from libc.stdint cimport uint32_t
 
@@ -58,20 +60,21 @@ ctypedef struct ReduceTable:
     # the order above. complex64 is compared by real part, then imaginary part; NaN in either part is NaN.
     int (*reduce)(int op, const ArrayRef *x, uint32_t axes, const ArrayRef *out, int threads) noexcept nogil
 
-    # Index (uint32) of the first largest or smallest element along `axis`, whose extent is not 0. NaN beats all numbers.
+    # Index (uint32) of the first largest or smallest element along `axis`, whose extent is not 0. NaN beats numbers.
     int (*argreduce)(bint largest, const ArrayRef *x, int axis, const ArrayRef *out, int threads) noexcept nogil
 
-    # Mean, variance or standard deviation with `ddof`. `out` is float32 for integer x; for complex64 x it is complex64 for
-    # the mean, and float32 for the others (the sum of both parts' variances). If n <= ddof the divisor is 0, as upstream.
+    # Mean, variance or standard deviation with `ddof`. `out` is float32 for integer x; for complex64 x it is complex64
+    # for the mean, and float32 for the others (the sum of both parts' variances). If n <= ddof the divisor is 0, as
+    # upstream.
     int (*moments)(Moment what, const ArrayRef *x, uint32_t axes, Py_ssize_t ddof, const ArrayRef *out,
                    int threads) noexcept nogil
 
     # log(sum(exp(x))). `out` is float32 for integer x, else the dtype of x. Nothing to reduce gives -inf.
     int (*logsumexp)(const ArrayRef *x, uint32_t axes, const ArrayRef *out, int threads) noexcept nogil
 
-    # Scan along `axis`; `out` has the shape of x. `reverse` runs from the last element to the first. Not `inclusive`: each
-    # result leaves out its own element, and the first is the identity. `out` has the dtype of x, except: sums of bool go
-    # to int32, and logsumexp of integers to float32.
+    # Scan along `axis`; `out` has the shape of x. `reverse` runs from the last element to the first. Not `inclusive`:
+    # each result leaves out its own element, and the first is the identity. `out` has the dtype of x, except: sums of
+    # bool go to int32, and logsumexp of integers to float32.
     # A sum runs sequentially through segments of SEGMENT elements, and adds the total of all segments before it; the
     # others run sequentially. float16 and bfloat16 accumulate in float32. NaN stays once met.
     int (*scan)(ScanOp op, const ArrayRef *x, int axis, bint reverse, bint inclusive, const ArrayRef *out,
