@@ -18,7 +18,7 @@ import mlxr as mx
 from mlxr.errors import FileFormatError
 from mlxr.io.safetensors import DTYPES
 
-FILES = 10_000
+FILES = 5000
 
 # Reasons for which we refuse a file that the package accepts.
 STRICTER = (
@@ -180,6 +180,6 @@ def test_fuzz(folder, seed):
             assert (tensor.dtype.name, tensor.shape) == (DTYPES[dtype][0], shape), raw
             assert bits_of(tensor) == stored, raw
     # The mutations must reach both sides of the fence, or the test shows nothing.
-    assert outcomes["loaded"] > 100, outcomes
-    assert outcomes["refused"] - outcomes["stricter"] > 1000, outcomes
-    assert outcomes["stricter"] > 20, outcomes
+    assert outcomes["loaded"] > 50, outcomes
+    assert outcomes["refused"] - outcomes["stricter"] > 500, outcomes
+    assert outcomes["stricter"] > 10, outcomes
