@@ -5,8 +5,8 @@
 
 The file holds one array per case, named by its number, and `cases`: a JSON list with one entry per case:
 
-    function   name in mlx.core.random, or "bits" (width and shape), or "sequence" (seed the global generator, draw `draws`
-               uniforms of `shape`, stacked)
+    function   name in mlx.core.random, or "bits" (width and shape), or "sequence" (seed the global generator, draw
+               `draws` uniforms of `shape`, stacked)
     seed       the key is key(seed)
     keys       if present: the function is vmapped over split(key(seed), keys), keys in front
     args       keyword arguments; dtype by name; {"array": nested list, "dtype": name} is an array
@@ -61,7 +61,8 @@ def cases():
                         "shape": [4, 2]}}
         for p in (0.0, 0.1, 0.5, 1.0):
             yield {"function": "bernoulli", "seed": seed, "args": {"p": p, "shape": [40]}, "exact": True}
-        yield {"function": "bernoulli", "seed": seed, "args": {"p": {"array": [0.2, 0.9], "dtype": "float32"}}, "exact": True}
+        yield {"function": "bernoulli", "seed": seed, "exact": True,
+               "args": {"p": {"array": [0.2, 0.9], "dtype": "float32"}}}
         for n in (1, 2, 10, 65):
             yield {"function": "permutation", "seed": seed, "args": {"x": n}, "exact": True}
         matrix = {"array": np.arange(12).reshape(3, 4).tolist(), "dtype": "int32"}
@@ -78,12 +79,14 @@ def cases():
                 yield {"function": "laplace", "seed": seed,
                        "args": {"shape": [9], "dtype": dtype, **extra}, "exact": False}
         for extra in ({}, {"loc": 2.0, "scale": 3.0}):
-            yield {"function": "normal", "seed": seed, "args": {"shape": [5], "dtype": "complex64", **extra}, "exact": False}
+            yield {"function": "normal", "seed": seed,
+                   "args": {"shape": [5], "dtype": "complex64", **extra}, "exact": False}
         yield {"function": "normal", "seed": seed, "exact": False,
                "args": {"shape": [3, 2], "loc": {"array": [1.0, -2.0], "dtype": "float32"},
                         "scale": {"array": [0.5, 4.0], "dtype": "float32"}}}
         logits = {"array": np.linspace(-2, 2, 24).reshape(2, 3, 4).tolist(), "dtype": "float32"}
-        for extra in ({}, {"axis": 1}, {"num_samples": 5}, {"axis": 0, "num_samples": 5}, {"axis": 1, "shape": [5, 2, 4]}):
+        for extra in ({}, {"axis": 1}, {"num_samples": 5}, {"axis": 0, "num_samples": 5},
+                      {"axis": 1, "shape": [5, 2, 4]}):
             yield {"function": "categorical", "seed": seed, "args": {"logits": logits, **extra}, "exact": True}
         mean = {"array": [1.0, -1.0], "dtype": "float32"}
         cov = {"array": [[2.0, 0.6], [0.6, 1.0]], "dtype": "float32"}
@@ -98,8 +101,8 @@ def build_bits(folder):
     root = pathlib.Path(importlib.util.find_spec("mlx").submodule_search_locations[0])
     library = pathlib.Path(folder) / "upstream_bits.so"
     subprocess.run(
-        ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", f"-isystem{root}/include", HERE / "upstream_bits.cpp", "-o", library,
-         f"-L{root}/lib", "-lmlx", f"-Wl,-rpath,{root}/lib", f"-Wl,-rpath-link,{root}/../mlx_cpu.libs"], check=True)
+        ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", f"-isystem{root}/include", HERE / "upstream_bits.cpp",
+         "-o", library, f"-L{root}/lib", "-lmlx", f"-Wl,-rpath,{root}/lib", f"-Wl,-rpath-link,{root}/../mlx_cpu.libs"], check=True)
     entry = ctypes.CDLL(str(library)).upstream_bits
     entry.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
     return entry
@@ -120,7 +123,8 @@ def run(case, entry):
         return run_bits(entry, np.array(mx.random.split(key, keys) if keys else key), **case["args"])
     if case["function"] == "sequence":
         mx.random.seed(seed)
-        return np.stack([np.array(mx.random.uniform(shape=case["args"]["shape"])) for _ in range(case["args"]["draws"])])
+        shape, draws = case["args"]["shape"], case["args"]["draws"]
+        return np.stack([np.array(mx.random.uniform(shape=shape)) for _ in range(draws)])
     args = {}
     for name, value in case["args"].items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The NumPy reference against upstream's recorded values: a failure here means that the reference is wrong, not mlxr."""
+"""The NumPy reference against upstream's recorded values: a failure here says that the reference is wrong, not mlxr."""
 import json
 import pathlib
 
@@ -9,7 +9,9 @@ import threefry_reference as reference
 GOLDEN = np.load(pathlib.Path(__file__).parent / "random_golden.npz")
 CASES = [(str(number), case) for number, case in enumerate(json.loads(str(GOLDEN["cases"])))]
 # Left to the tests of mlxr: truncated_normal needs erf, multivariate_normal an SVD, and the rest array arguments.
-COVERED = {"bits", "split", "uniform", "randint", "bernoulli", "permutation", "normal", "gumbel", "laplace", "categorical"}
+COVERED = {
+    "bits", "split", "uniform", "randint", "bernoulli", "permutation", "normal", "gumbel", "laplace", "categorical",
+}
 STEP = {"float32": 2.0**-23, "complex64": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 

@@ -1,8 +1,8 @@
 """Upstream MLX's random numbers from their definition, in plain NumPy: what tests compare mlxr's results with.
 
 Found by experiment with upstream 0.32.4 (its exported graphs name every step; make_random_golden.py keeps its values).
-Bits, integers, permutations, uniform and Bernoulli samples equal upstream's exactly; where a logarithm, erf or erfinv is
-involved, they agree to that function's rounding. This module must not use mlxr.
+Bits, integers, permutations, uniform and Bernoulli samples equal upstream's exactly; where a logarithm, erf or erfinv
+is involved, they agree to that function's rounding. This module must not use mlxr.
 
 How each distribution derives from bits. `word` is a uint32 of `bits`, one per sample; "in D" means that the operation
 rounds to the output dtype D; nothing is fused.
@@ -10,24 +10,26 @@ rounds to the output dtype D; nothing is fused.
     key(seed)            (seed >> 32, seed & 0xFFFFFFFF) as uint32
     split(key, num)      bits(key, [num, 2])
     global generator     state is a key; a draw does state, used = split(state) and samples with `used`
-    u(word, D)           min(float32(word) * 2**-32, upper) in float32, upper = largest value of D below 1; then cast to D
-    uniform              low + (high - low) * u, each operation in D; low, high cast to D first. float16, bfloat16, float32
-    randint              floor(uniform(float32(low), float32(high)) in float32) cast to D, then min(., high - 1), max(., low) in D
-                         (high - 1 is computed in the dtype of `high`, then cast to D)
+    u(word, D)           min(float32(word) * 2**-32, upper) in float32, upper = largest value of D below 1; cast to D
+    uniform              low + (high - low) * u, each operation in D; low, high cast to D first.
+                         float16, bfloat16, float32
+    randint              floor(uniform(float32(low), float32(high)) in float32) cast to D, then min(., high - 1) and
+                         max(., low) in D (high - 1 is computed in the dtype of `high`, then cast to D)
     bernoulli(p)         float32(word) < float32(p) * 4294967808, in float32
     x(word)              2 * u(word, float32) - (1 - 2**-24) in float32: between -1 and 1, never either
-    normal               z = erfinv(x) in float32, cast to D. factor = sqrt2 in D, times scale in D if one is given. factor * z
-                         in D; loc + that in D if a loc is given. sqrt2 is 1.4142135381698608 in D (float64: 1.4142135623730951)
-                         complex64: two words per sample, (erfinv(x0) + i * erfinv(x1)), without factor; times scale; plus loc
+    normal               z = erfinv(x) in float32, cast to D. factor = sqrt2 in D, times scale in D if one is given.
+                         factor * z in D; loc + that in D if a loc is given. sqrt2 is 1.4142135381698608 in D
+                         (float64: 1.4142135623730951)
+                         complex64: two words per sample, erfinv(x0) + i * erfinv(x1), no factor; times scale; plus loc
     truncated_normal     s = sqrt2 in D; a = erf(lower / s), b = erf(upper / s) in D; v = uniform(a, b) in D;
                          max(min(s * erfinv(v), upper), lower) in D
     gumbel               -log(-log(uniform(0, 1))), each in D
-    laplace              x in float32; sign(x) * log1p(-abs(x)) in float32 (float64: in float64), cast to D; times scale in D if
-                         scale != 1; plus loc in D if loc != 0
-    categorical          argmax along the axis of gumbel + logits, in float32 (the promotion of float32 with the logits);
-                         the Gumbel noise has the logits' shape (num_samples: + [num_samples] at the end, logits gain that
-                         axis; shape: its axes that broadcast come in front, and the category axis is put back in its place
-                         counted from the end). uint32
+    laplace              x in float32; sign(x) * log1p(-abs(x)) in float32 (float64: in float64), cast to D; times scale
+                         in D if scale != 1; plus loc in D if loc != 0
+    categorical          argmax along the axis of gumbel + logits, in float32 (the promotion of float32 with the
+                         logits). The noise has the logits' shape. num_samples: one more axis of that extent at the end,
+                         which the logits gain too. shape: its axes that broadcast come in front, and the category axis
+                         is put back in its place counted from the end. uint32
     permutation(n)       argsort(bits(key, [n])), stable: uint32
     permutation(x, axis) take(x, permutation(x.shape[axis]), axis)
     multivariate_normal  mean + normal(shape + [n]) @ (U * sqrt(S)) @ V with U, S, V = svd(cov); float32
