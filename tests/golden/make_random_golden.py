@@ -102,7 +102,8 @@ def build_bits(folder):
     library = pathlib.Path(folder) / "upstream_bits.so"
     subprocess.run(
         ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", f"-isystem{root}/include", HERE / "upstream_bits.cpp",
-         "-o", library, f"-L{root}/lib", "-lmlx", f"-Wl,-rpath,{root}/lib", f"-Wl,-rpath-link,{root}/../mlx_cpu.libs"], check=True)
+         "-o", library, f"-L{root}/lib", "-lmlx", f"-Wl,-rpath,{root}/lib", f"-Wl,-rpath-link,{root}/../mlx_cpu.libs"],
+        check=True)
     entry = ctypes.CDLL(str(library)).upstream_bits
     entry.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
     return entry
