@@ -29,7 +29,7 @@ ctypedef struct AttentionTable:
     int (*sdpa)(const ArrayRef *q, const ArrayRef *k, const ArrayRef *v, double scale, bint causal,
                 const ArrayRef *mask, const ArrayRef *sinks, const ArrayRef *out, int threads) noexcept nogil
 
-    # Gradients of sdpa for the cotangent g [B, Hq, Tq, Dv]; the other arguments are those of sdpa. dq, dk, dv and dsinks
+    # Gradients of sdpa for the cotangent g [B, Hq, Tq, Dv]; the other arguments are sdpa's. dq, dk, dv and dsinks
     # have the shapes of what they are gradients of, are row-major contiguous, and are NULL where not wanted. The mask
     # has no gradient here. The scores are computed anew, those of one strip of queries at a time. dk and dv add up the
     # queries of all the heads that share a key head in increasing order, in one chain each. Bound by arithmetic: five

@@ -34,14 +34,12 @@ cdef extern from "microkernel.h" nogil:
         F64_LANES
         GEMM_MR    # rows of the largest micro-kernel
         GEMM_SP    # lanes of a packed step of its left operand
-    ctypedef void (*block_fn_f32)(Py_ssize_t kc, const float *a, Py_ssize_t lda, const float *b, Py_ssize_t ldb,
-                                  const float *init, const float *add, Py_ssize_t ldt, float *dst,
-                                  Py_ssize_t ldd) noexcept
-    ctypedef void (*block_fn_f64)(Py_ssize_t kc, const double *a, Py_ssize_t lda, const double *b, Py_ssize_t ldb,
-                                  const double *init, const double *add, Py_ssize_t ldt, double *dst,
-                                  Py_ssize_t ldd) noexcept
-    const block_fn_f32 blocks_f32[GEMM_MR][2]
-    const block_fn_f64 blocks_f64[GEMM_MR][2]
+    void run_block_f32(int dtype, Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t kc, const float *a, Py_ssize_t lda,
+                       const char *b, Py_ssize_t ldb, const float *init, const float *add, Py_ssize_t ldt,
+                       float *dst, Py_ssize_t ldd) noexcept
+    void run_block_f64(int dtype, Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t kc, const double *a, Py_ssize_t lda,
+                       const char *b, Py_ssize_t ldb, const double *init, const double *add, Py_ssize_t ldt,
+                       double *dst, Py_ssize_t ldd) noexcept
     void pack_f32(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
                   Py_ssize_t per, Py_ssize_t width, float *dst) noexcept
     void pack_f64(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
@@ -140,9 +138,11 @@ cdef inline void multiply(Py_ssize_t m, Py_ssize_t lanes, Py_ssize_t kc, const r
                           Py_ssize_t ldb, const real *init, real *dst, Py_ssize_t ldd) noexcept nogil:
     """dst [m, lanes] = init (or 0) + a b, where step k of a is at a + k * lda; at most two vectors of lanes."""
     if real is float:
-        blocks_f32[m - 1][lanes > F32_LANES](kc, a, lda, b, ldb, init, NULL, ldd, dst, ldd)
+        run_block_f32(DTypeCode.FLOAT32, m, 1 + (lanes > F32_LANES), kc, a, lda, <const char *>b, ldb, init, NULL, ldd,
+                      dst, ldd)
     else:
-        blocks_f64[m - 1][lanes > F64_LANES](kc, a, lda, b, ldb, init, NULL, ldd, dst, ldd)
+        run_block_f64(DTypeCode.FLOAT64, m, 1 + (lanes > F64_LANES), kc, a, lda, <const char *>b, ldb, init, NULL, ldd,
+                      dst, ldd)
 
 
 cdef inline void narrow_scores(int m, int dtype, Py_ssize_t depth, const real *q, const char *keys, Py_ssize_t step,
