@@ -31,7 +31,7 @@ cdef enum:
 #   out        any strides without overlap; overlaps none of the inputs. Row-major is the fast case.
 #   alpha      real; 1 for a plain product
 #   threads    upper bound >= 1; small problems stay on the calling thread whatever it says
-#   workspace  NULL, or `workspace_size(args)` bytes aligned to 64, from an allocator that caches blocks. With NULL the
+#   workspace  NULL, or `matmul_workspace(args)` bytes aligned to 64, from an allocator that caches blocks. With NULL the
 #              kernel calls malloc for what its small stack buffer cannot hold, and fresh pages cost time.
 ctypedef struct MatmulArgs:
     const ArrayRef *a
@@ -43,7 +43,47 @@ ctypedef struct MatmulArgs:
     int threads
     char *workspace
 
+# out = x @ W or x @ W.T for a batch, W being affine-quantized: w_hat = scale * q + bias per group of columns.
+#
+#   x, out      (..., M, K) and (..., M, N), float16, bfloat16 or float32, any strides, as in MatmulArgs
+#   w           uint32, rows of W: (..., N, K * bits / 32) if `transpose`, else (..., K, N * bits / 32). A row is a
+#               little-endian stream of `bits`-bit integers; its words are contiguous (last stride 1), rows may have any
+#               stride and batch axes any, 0 included. One expert of a gathered product is one batch entry.
+#   scales, biases  (..., rows of W, columns of W / group_size), each of any of the three dtypes, last stride 1
+#   bits        1, 2, 3, 4, 5, 6, 8;  group_size 32, 64 or 128, a divisor of the columns of W
+#
+# The order is that of matmul on float32(scale) * q + float32(bias), both steps rounded to float32: with float32 scales
+# the result has the bits of matmul(x, dequantize(w)). With 16-bit scales dequantize rounds w_hat to 16 bits and this
+# does not. M = 1 reads the packed words once and makes no panel, with the same bits.
+ctypedef struct QuantizedMatmulArgs:
+    const ArrayRef *x
+    const ArrayRef *w
+    const ArrayRef *scales
+    const ArrayRef *biases
+    const ArrayRef *out
+    int bits
+    int group_size
+    bint transpose
+    int threads
+    char *workspace
+
+# Affine quantization of rows, by upstream's rule. quantize: x (float16, bfloat16, float32, any strides) to row-major w,
+# scales, biases. dequantize: w (words contiguous), scales, biases (any strides) to row-major x, float16, bfloat16 or
+# float32. Leading axes of all four are equal; the last are C, C * bits / 32, C / group_size, C / group_size.
+ctypedef struct QuantizeArgs:
+    const ArrayRef *x
+    const ArrayRef *w
+    const ArrayRef *scales
+    const ArrayRef *biases
+    int bits
+    int group_size
+    int threads
+
 ctypedef struct MatmulTable:
-    # Both return 0, or -1 when memory ran out (out is unspecified then).
+    # These return 0, or -1 when memory ran out (out is unspecified then).
     int (*matmul)(const MatmulArgs *) noexcept nogil
-    size_t (*workspace_size)(const MatmulArgs *) noexcept nogil
+    size_t (*matmul_workspace)(const MatmulArgs *) noexcept nogil
+    int (*quantized_matmul)(const QuantizedMatmulArgs *) noexcept nogil
+    size_t (*quantized_matmul_workspace)(const QuantizedMatmulArgs *) noexcept nogil
+    void (*quantize)(const QuantizeArgs *) noexcept nogil
+    void (*dequantize)(const QuantizeArgs *) noexcept nogil

@@ -10,8 +10,9 @@ when M is large, memory bandwidth (the right operand, read once in its stored dt
 This module must not know of Python objects, tensors or allocators; the interface is in matmul.pxd.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from cython.parallel cimport parallel, threadid
-from libc.stdint cimport uintptr_t
+from cython.parallel cimport parallel, prange, threadid
+from libc.math cimport fabsf, rintf
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from mlxr.core.abi cimport ArrayRef, BFLOAT16, COMPLEX64, FLOAT16, FLOAT32, FLOAT64, MAX_NDIM
@@ -39,6 +40,10 @@ cdef extern from "microkernel.h" nogil:
     float fma1_f32(float a, float b, float c) noexcept
     double fma1_f64(double a, double b, double c) noexcept
 
+cdef extern from "quantized.h" nogil:
+    void unpack_strip(int bits, const uint32_t *words, Py_ssize_t k0, Py_ssize_t nk, Py_ssize_t group,
+                      const float *scales, const float *biases, const float *x, float *dst) noexcept
+
 cdef extern from *:
     """
     /* Orphaned directives: they bind to the parallel region that the caller is in. */
@@ -62,6 +67,7 @@ cdef enum:
     KC = MATMUL_KC
     A_BUDGET = 16 << 20      # bytes of packed A at a time: larger packs repack B less often
     K_PASS = 16 * KC         # k packed at a time: beyond it, sums wait in memory between passes
+    BLOCK_WORDS = KC >> 2    # words of 8-bit integers in a block of k, the most there are
     GROUP = 8                # panels of A that one thread packs together
     STACK_BYTES = 32 << 10   # problems whose scratch fits here need no workspace
     SMALL_BATCH_FLOPS = 1 << 22
@@ -71,6 +77,8 @@ cdef enum:
     PLAIN        # element (w, k) at data + (w * sw + k * sk) * itemsize
     COMPLEX_A    # w real rows, k runs over re, im, re, im, ...
     COMPLEX_B    # w runs over re, im, ...; step 2k holds (re, im) pairs, step 2k + 1 holds (-im, re)
+    QUANT_LANES  # quantized; w counts its rows (x @ W.T), sw words apart
+    QUANT_STEPS  # quantized; k counts its rows (x @ W), sk words apart
 
 # One side of the product. w counts rows of A or columns of B, in real numbers, as k does.
 cdef struct Operand:
@@ -78,6 +86,12 @@ cdef struct Operand:
     Py_ssize_t sw, sk    # in elements of dtype
     int dtype
     int kind
+    # quantized operands only
+    int bits, group
+    const char *scales
+    const char *biases
+    Py_ssize_t scales_row, biases_row
+    int scales_dtype, biases_dtype
 
 # One 2-D product and the way it is cut up. Extents are in real numbers (twice the complex ones).
 cdef struct Plan:
@@ -100,6 +114,8 @@ cdef struct Plan:
     Py_ssize_t mb, nb    # rows and columns of an item
     Py_ssize_t kp        # k of B packed at a time, within a block
     Py_ssize_t shift     # by which the first piece of a block is shorter, for the others to start at cache lines
+    Py_ssize_t grids     # groups of a quantized operand in ks of k
+    bint summed          # a quantized operand is multiplied as it is unpacked
     bint direct_b        # full strips of B are read where they lie
     bint direct_c        # full strips of C are written where they belong
     Py_ssize_t ld        # elements between rows of a tile
@@ -118,7 +134,18 @@ cdef inline Py_ssize_t round_up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 
 
 cdef inline Py_ssize_t item_size(int dtype) noexcept nogil:
-    return 8 if dtype == FLOAT64 or dtype == COMPLEX64 else 4 if dtype == FLOAT32 else 2
+    return 8 if dtype == FLOAT64 or dtype == COMPLEX64 else 2 if dtype == FLOAT16 or dtype == BFLOAT16 else 4
+
+
+cdef inline Operand plain(const char *data, Py_ssize_t sw, Py_ssize_t sk, int dtype) noexcept nogil:
+    cdef Operand o
+    memset(&o, 0, sizeof(Operand))
+    o.data, o.sw, o.sk, o.dtype, o.kind = data, sw, sk, dtype, PLAIN
+    return o
+
+
+cdef inline bint is_quantized(const Operand *o) noexcept nogil:
+    return o.kind == QUANT_LANES or o.kind == QUANT_STEPS
 
 
 # ---------------------------------------------------------------- planning
@@ -126,16 +153,17 @@ cdef inline Py_ssize_t item_size(int dtype) noexcept nogil:
 cdef void make_plan(Plan *p) noexcept nogil:
     """Choose the cuts. Nothing chosen here changes a bit of the result."""
     cdef Operand side
-    cdef Py_ssize_t nr, size, panels, budget, m, n, k, parts, target
+    cdef Py_ssize_t nr, size, panels, budget, m, n, k, parts, target, unit
     cdef bint wide, in_place, native_out, native_b
     cdef double seconds, flops, streamed
+    cdef bint quantized = is_quantized(&p.b)
     wide = p.out_dtype == FLOAT64
     nr = GEMM_NR_f64 if wide else GEMM_NR_f32
     size = 8 if wide else 4
 
     # Lanes run along the columns. A few columns under many rows (a matrix-vector product) would leave them empty, so
     # such a product is computed as its transpose. Complex chains are not symmetric and stay as they are.
-    if p.m > p.n and p.n <= 256 and not p.complex_out:
+    if p.m > p.n and p.n <= 256 and not p.complex_out and not quantized:
         side = p.a
         p.a = p.b
         p.b = side
@@ -147,7 +175,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
 
     # Threads pay from some 20 us of work: at 100 GFLOP/s and 12 GB/s of one core.
     flops = 2.0 * m * n * k
-    streamed = <double>n * k * item_size(p.b.dtype)
+    streamed = <double>n * k * (1 if quantized else item_size(p.b.dtype))
     seconds = max(flops / 1e11, streamed / 1.2e10)
     if seconds < 20e-6:
         p.threads = 1
@@ -165,7 +193,18 @@ cdef void make_plan(Plan *p) noexcept nogil:
     in_place = p.b.kind == PLAIN and p.b.sw == 1
     p.direct_c = native_out and p.out_cs == 1 and p.alpha == 1 and p.bias == NULL
     p.mb = p.ms
-    if m > 3 * GEMM_MR:
+    unit = nr
+    if quantized:
+        unit = max(nr, 32)
+        p.nb = nr if p.b.kind == QUANT_LANES and m <= 3 * GEMM_MR else 128
+        p.kp = KC
+        p.summed = p.b.kind == QUANT_LANES and m == 1
+        p.direct_c = p.direct_c and not p.summed
+        if p.b.kind == QUANT_LANES:
+            unit = nr
+            p.grids = ceil_div(p.ks, p.b.group)
+        target = 4 * p.threads
+    elif m > 3 * GEMM_MR:
         p.nb, p.kp = 128, KC
         p.direct_b = in_place and native_b and k * n * size <= 32 << 10
         target = 4 * p.threads
@@ -181,10 +220,10 @@ cdef void make_plan(Plan *p) noexcept nogil:
             p.shift = (<uintptr_t>p.b.data & 63) // item_size(p.b.dtype)
         target = 4 * p.threads
     p.kp = min(p.kp, max(1, k))
-    p.nb = min(p.nb, round_up(n, nr))
+    p.nb = min(p.nb, round_up(n, unit))
     if p.threads > 1:
-        while p.nb > 2 * nr and ceil_div(n, p.nb) < target:
-            p.nb = round_up(p.nb // 2, nr)
+        while p.nb > 2 * unit and ceil_div(n, p.nb) < target:
+            p.nb = round_up(p.nb // 2, unit)
         parts = ceil_div(target, 2 * ceil_div(n, p.nb))
         if parts > 1:
             p.mb = min(p.ms, round_up(ceil_div(p.ms, parts), p.mr))
@@ -199,6 +238,8 @@ cdef void make_plan(Plan *p) noexcept nogil:
         p.chain_bytes = round_up(p.mb * p.ld * size, 64)
     if p.out_rs == 1 and m > 1 and not p.complex_out:
         p.turned_bytes = round_up(round_up(p.mb, GEMM_SP) * p.ld * size, 64)
+    if p.b.kind == QUANT_LANES:
+        p.turned_bytes = max(p.turned_bytes, 2 * p.grids * p.ld * size)
     if p.ks < k:
         p.held_bytes = ceil_div(n, p.nb) * ceil_div(p.ms, p.mb) * p.tile_bytes
 
@@ -224,6 +265,10 @@ cdef void pack_operand(Operand *o, Py_ssize_t w0, Py_ssize_t k0, Py_ssize_t nw, 
                 row_to_f64(o.dtype, src, o.sk, nk, dst)
             else:
                 pack_f64(o.dtype, src, o.sw, o.sk, nw, nk, per, width, dst)
+        return
+    if is_quantized(o):
+        if real is float:
+            pack_quantized_steps(o, w0, k0, nw, nk, dst)
         return
     for s in range(ceil_div(nw, per)):
         for k in range(nk):
@@ -261,6 +306,46 @@ cdef inline void read_complex(int dtype, const char *src, float *re, float *im) 
     else:
         row_to_f32(dtype, src, 1, 1, re)
         im[0] = 0
+
+
+cdef void pack_grid(const Operand *o, const char *grid, Py_ssize_t row, int dtype, Py_ssize_t w0, Py_ssize_t g0,
+                    Py_ssize_t nw, Py_ssize_t ng, float *dst) noexcept nogil:
+    """Scales or biases of rows w0.. and groups g0.. of a quantized matrix, as strips of lanes."""
+    pack_f32(dtype, grid + (w0 * row + g0) * item_size(dtype), row, 1, nw, ng, GEMM_NR_f32, GEMM_NR_f32, dst)
+
+
+cdef void unpack_rows(const Operand *o, Py_ssize_t row, Py_ssize_t col, Py_ssize_t rows, Py_ssize_t cols,
+                      Py_ssize_t grid_col, const float *scales, const float *biases, const float *x,
+                      float *dst) noexcept nogil:
+    """Unpack up to NR rows x KC columns of a quantized matrix, lanes being rows; see unpack_strip for x and dst. The
+    scales and biases start at column `grid_col`."""
+    cdef float words[BLOCK_WORDS * GEMM_NR_f32]
+    cdef Py_ssize_t stride = o.sw if o.kind == QUANT_LANES else o.sk
+    pack_f32(FLOAT32, o.data + (row * stride + col * o.bits // 32) * 4, stride, 1, rows, cols * o.bits // 32,
+             GEMM_NR_f32, GEMM_NR_f32, words)
+    unpack_strip(o.bits, <const uint32_t *>words, col - grid_col, cols, o.group, scales, biases, x, dst)
+
+
+cdef void pack_quantized_steps(const Operand *o, Py_ssize_t w0, Py_ssize_t k0, Py_ssize_t nw, Py_ssize_t nk,
+                               float *dst) noexcept nogil:
+    """The panel of a quantized operand whose rows are steps: unpacked with rows as lanes, then transposed."""
+    cdef float scales[8 * GEMM_NR_f32]
+    cdef float biases[8 * GEMM_NR_f32]
+    cdef float columns[256 * GEMM_NR_f32]
+    cdef Py_ssize_t nr = GEMM_NR_f32, block, k, rows, w, cols, s, g
+    for block in range(ceil_div(nk, nr)):
+        k = block * nr
+        rows = min(nr, nk - k)
+        for w in range(0, nw, 256):
+            cols = min(256, nw - w)
+            g = (w0 + w) // o.group
+            s = ceil_div(w0 + w + cols, o.group) - g
+            pack_grid(o, o.scales, o.scales_row, o.scales_dtype, k0 + k, g, rows, s, scales)
+            pack_grid(o, o.biases, o.biases_row, o.biases_dtype, k0 + k, g, rows, s, biases)
+            unpack_rows(o, k0 + k, w0 + w, rows, cols, g * o.group, scales, biases, NULL, columns)
+            for s in range(ceil_div(cols, nr)):
+                pack_f32(FLOAT32, <const char *>(columns + s * nr * nr), nr, 1, min(nr, cols - s * nr), rows, nr, nr,
+                         dst + ((w // nr + s) * nk + k) * nr)
 
 
 # ---------------------------------------------------------------- results
@@ -370,6 +455,19 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
     cdef real *dst
     if held != NULL:
         sums = <real *>held
+    # Quantized: strips of scales and biases, which are not needed any more when a tile is turned.
+    cdef float *scales = <float *>turned
+    cdef float *biases = scales + p.grids * ld
+    if p.b.kind == QUANT_LANES:
+        # Scales and biases of all k at once: short rows, transposed like any others.
+        if real is float:
+            at = ceil_div(ks, p.b.group)
+            js = k0 // p.b.group
+            for strip in range(ceil_div(cols, nr)):
+                pack_grid(&p.b, p.b.scales, p.b.scales_row, p.b.scales_dtype, j0 + strip * nr, js,
+                          min(nr, cols - strip * nr), at, scales + strip * p.grids * nr)
+                pack_grid(&p.b, p.b.biases, p.b.biases_row, p.b.biases_dtype, j0 + strip * nr, js,
+                          min(nr, cols - strip * nr), at, biases + strip * p.grids * nr)
     # Columns that whole vectors cover; only those can be read or written where the matrices lie.
     whole = cols // lanes * lanes
     if whole != cols:
@@ -381,7 +479,23 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
         c = 0
         while True:
             cl = min(p.kp - p.shift if c == 0 else p.kp, kc - c)
-            if from_panel < cols:
+            if p.b.kind == QUANT_LANES:
+                # One panel, or one row of A, which is multiplied strip by strip without a panel.
+                if real is float:
+                    for strip in range(ceil_div(cols, nr)):
+                        js = strip * nr
+                        at = strip * p.grids * nr
+                        if not p.summed:
+                            unpack_rows(&p.b, j0 + js, k0 + kb + c, min(nr, cols - js), cl, k0, scales + at,
+                                        biases + at, NULL, panel + js * cl)
+                            continue
+                        unpack_rows(&p.b, j0 + js, k0 + kb + c, min(nr, cols - js), cl, k0, scales + at, biases + at,
+                                    packed + kb + c, panel)
+                        for at in range(nr):
+                            sums[js + at] = panel[at] if k0 + kb == 0 else sums[js + at] + panel[at]
+                if p.summed:
+                    break
+            elif from_panel < cols:
                 pack_operand(&p.b, j0 + from_panel, k0 + kb + c, cols - from_panel, cl, nr, nr,
                              panel + from_panel * cl)
             for ip in range(ceil_div(rows, p.mr)):
@@ -471,92 +585,128 @@ cdef void work(Plan *p, char *shared, char *own, bint team, real *tag) noexcept 
 
 # ---------------------------------------------------------------- entry points
 
-# A batch of products: the first one's plan and the steps from one to the next along the batch axes left over.
+# A batch of products: the first one's plan and, per batch axis left over, the steps in bytes from one to the next.
+cdef enum:
+    ARRAYS = 6
+
 cdef struct Batch:
     Plan plan
     int axes
     Py_ssize_t count
     Py_ssize_t shape[MAX_NDIM]
-    Py_ssize_t a[MAX_NDIM]       # in bytes, as are the others
-    Py_ssize_t b[MAX_NDIM]
-    Py_ssize_t out[MAX_NDIM]
-    Py_ssize_t bias[MAX_NDIM]
-    bint over_batch              # threads take whole products
+    Py_ssize_t steps[ARRAYS][MAX_NDIM]   # of A, B, out, bias, scales, biases; 0 for what is absent
+    bint over_batch                      # threads take whole products
 
 
-cdef void describe(Batch *t, const MatmulArgs *args) noexcept nogil:
-    """Plan the products of a batch. Leading axes over which B does not change become rows of A where strides allow."""
-    cdef const ArrayRef *a = args.a
-    cdef const ArrayRef *b = args.b
-    cdef const ArrayRef *out = args.out
-    cdef const ArrayRef *bias = args.bias if args.beta != 0 else NULL
+cdef inline Py_ssize_t stride_of(const ArrayRef *x, int axis) noexcept nogil:
+    return x.strides[axis] if x != NULL else 0
+
+
+cdef void gather_batch(Batch *t, const ArrayRef **arrays) noexcept nogil:
+    """Take extents from A and out, and batch axes from all. Leading axes along which nothing but A, out and the bias
+    moves become rows of A where strides allow."""
+    cdef const ArrayRef *a = arrays[0]
+    cdef const ArrayRef *out = arrays[2]
+    cdef const ArrayRef *bias = arrays[3]
     cdef Plan *p = &t.plan
-    cdef int r = out.ndim - 2, axis, kept
+    cdef int r = out.ndim - 2, axis, x
     cdef Py_ssize_t extent
     cdef bint folds = True
-    cdef double flops
     memset(p, 0, sizeof(Plan))
     p.m, p.n, p.k = out.shape[r], out.shape[r + 1], a.shape[r + 1]
-    p.a = Operand(a.data, a.strides[r], a.strides[r + 1], a.dtype, PLAIN)
-    p.b = Operand(b.data, b.strides[r + 1], b.strides[r], b.dtype, PLAIN)
+    p.a = plain(a.data, a.strides[r], a.strides[r + 1], a.dtype)
     p.out, p.out_rs, p.out_cs, p.out_dtype = out.data, out.strides[r], out.strides[r + 1], out.dtype
-    p.alpha, p.beta = args.alpha, args.beta
     p.complex_out = out.dtype == COMPLEX64
+    p.alpha = 1
     if bias != NULL:
         p.bias, p.bias_rs, p.bias_cs, p.bias_dtype = bias.data, bias.strides[r], bias.strides[r + 1], bias.dtype
-
     t.axes = 0
     t.count = 1
     for axis in range(r - 1, -1, -1):
         extent = out.shape[axis]
         if extent == 1:
             continue
-        if folds and p.m == 1:
-            folds = b.strides[axis] == 0
-            if folds:
-                p.m, p.a.sw, p.out_rs = extent, a.strides[axis], out.strides[axis]
-                p.bias_rs = bias.strides[axis] if bias != NULL else 0
-                continue
-        elif folds:
-            folds = (b.strides[axis] == 0 and a.strides[axis] == p.a.sw * p.m and out.strides[axis] == p.out_rs * p.m
-                     and (bias == NULL or bias.strides[axis] == p.bias_rs * p.m))
+        if folds:
+            if p.m == 1:  # a row's stride means nothing yet
+                p.a.sw, p.out_rs, p.bias_rs = a.strides[axis], out.strides[axis], stride_of(bias, axis)
+            folds = (stride_of(arrays[1], axis) == 0 and stride_of(arrays[4], axis) == 0
+                     and stride_of(arrays[5], axis) == 0 and a.strides[axis] == p.a.sw * p.m
+                     and out.strides[axis] == p.out_rs * p.m and stride_of(bias, axis) == p.bias_rs * p.m)
             if folds:
                 p.m *= extent
                 continue
-        kept = t.axes
-        t.shape[kept] = extent
-        t.a[kept] = a.strides[axis] * item_size(a.dtype)
-        t.b[kept] = b.strides[axis] * item_size(b.dtype)
-        t.out[kept] = out.strides[axis] * item_size(out.dtype)
-        t.bias[kept] = bias.strides[axis] * item_size(bias.dtype) if bias != NULL else 0
+        t.shape[t.axes] = extent
+        for x in range(ARRAYS):
+            t.steps[x][t.axes] = stride_of(arrays[x], axis) * item_size(arrays[x].dtype) if arrays[x] != NULL else 0
         t.axes += 1
         t.count *= extent
 
+
+cdef void share_out(Batch *t, int threads) noexcept nogil:
+    """Plan the products, and decide whether threads share each product or take whole ones."""
+    cdef Plan *p = &t.plan
+    cdef double flops = 2.0 * p.m * p.n * p.k
+    cdef int axis
+    threads = max(1, threads)
+    t.over_batch = t.count > 1 and (t.count >= 4 * threads or flops < SMALL_BATCH_FLOPS)
+    p.threads = 1 if t.over_batch else threads
+    make_plan(p)
+    if p.swapped:
+        for axis in range(t.axes):
+            t.steps[0][axis], t.steps[1][axis] = t.steps[1][axis], t.steps[0][axis]
+    if t.over_batch and t.count * flops > 2e6:
+        p.threads = <int>min(<Py_ssize_t>threads, t.count)
+
+
+cdef void describe(Batch *t, const MatmulArgs *args) noexcept nogil:
+    cdef const ArrayRef *b = args.b
+    cdef const ArrayRef *arrays[ARRAYS]
+    cdef Plan *p = &t.plan
+    cdef int r = b.ndim - 2
+    arrays[0], arrays[1], arrays[2], arrays[3] = args.a, b, args.out, args.bias if args.beta != 0 else NULL
+    arrays[4] = arrays[5] = NULL
+    gather_batch(t, arrays)
+    p.b = plain(b.data, b.strides[r + 1], b.strides[r], b.dtype)
+    p.alpha, p.beta = args.alpha, args.beta
     if p.complex_out:
         # A real product of twice the columns and k: (re, im) of A against rows (re, im) and (-im, re) of B.
         p.n *= 2
         p.k *= 2
         if p.a.dtype == COMPLEX64 and p.a.sk == 1:
-            p.a = Operand(p.a.data, 2 * p.a.sw, 1, FLOAT32, PLAIN)
+            p.a = plain(p.a.data, 2 * p.a.sw, 1, FLOAT32)
         else:
             p.a.kind = COMPLEX_A
         p.b.kind = COMPLEX_B
+    share_out(t, args.threads)
 
-    flops = 2.0 * p.m * p.n * p.k
-    t.over_batch = t.count > 1 and (t.count >= 4 * args.threads or flops < SMALL_BATCH_FLOPS)
-    p.threads = 1 if t.over_batch else max(1, args.threads)
-    make_plan(p)
-    if p.swapped:
-        for axis in range(t.axes):
-            t.a[axis], t.b[axis] = t.b[axis], t.a[axis]
-    if t.over_batch and t.count * flops > 2e6:
-        p.threads = <int>min(<Py_ssize_t>args.threads, t.count)
+
+cdef void describe_quantized(Batch *t, const QuantizedMatmulArgs *args) noexcept nogil:
+    cdef const ArrayRef *arrays[ARRAYS]
+    cdef Operand *b = &t.plan.b
+    cdef int r = args.w.ndim - 2
+    arrays[0], arrays[1], arrays[2], arrays[3] = args.x, args.w, args.out, NULL
+    arrays[4], arrays[5] = args.scales, args.biases
+    gather_batch(t, arrays)
+    if args.transpose:
+        b[0] = plain(args.w.data, args.w.strides[r], 1, FLOAT32)
+        b.kind = QUANT_LANES
+    else:
+        b[0] = plain(args.w.data, 1, args.w.strides[r], FLOAT32)
+        b.kind = QUANT_STEPS
+    b.bits, b.group = args.bits, args.group_size
+    b.scales, b.scales_row, b.scales_dtype = args.scales.data, args.scales.strides[r], args.scales.dtype
+    b.biases, b.biases_row, b.biases_dtype = args.biases.data, args.biases.strides[r], args.biases.dtype
+    share_out(t, args.threads)
+
+
+cdef inline size_t own_bytes(const Plan *p) noexcept nogil:
+    return p.panel_bytes + p.tile_bytes + p.chain_bytes + p.turned_bytes
 
 
 cdef size_t scratch_bytes(const Batch *t) noexcept nogil:
     cdef const Plan *p = &t.plan
     cdef size_t shared = p.packed_bytes + p.held_bytes
-    cdef size_t own = p.panel_bytes + p.tile_bytes + p.chain_bytes + p.turned_bytes
+    cdef size_t own = own_bytes(p)
     return p.threads * (shared + own) if t.over_batch else shared + p.threads * own
 
 
@@ -567,11 +717,14 @@ cdef Plan locate(const Batch *t, Py_ssize_t product) noexcept nogil:
     for axis in range(t.axes):
         at = product % t.shape[axis]
         product = product // t.shape[axis]
-        p.a.data += at * t.a[axis]
-        p.b.data += at * t.b[axis]
-        p.out += at * t.out[axis]
+        p.a.data += at * t.steps[0][axis]
+        p.b.data += at * t.steps[1][axis]
+        p.out += at * t.steps[2][axis]
         if p.bias != NULL:
-            p.bias += at * t.bias[axis]
+            p.bias += at * t.steps[3][axis]
+        if p.b.scales != NULL:
+            p.b.scales += at * t.steps[4][axis]
+            p.b.biases += at * t.steps[5][axis]
     return p
 
 
@@ -592,38 +745,33 @@ cdef void run_products(const Batch *t, Py_ssize_t *next_product, char *scratch) 
         product = take(next_product)
 
 
-cdef int matmul(const MatmulArgs *args) noexcept nogil:
-    cdef Batch t
+cdef int run_batch(Batch *t, char *workspace) noexcept nogil:
     cdef Plan p
     cdef char small[STACK_BYTES + 64]
-    cdef char *scratch = args.workspace
+    cdef char *scratch = workspace
     cdef char *block = NULL
-    cdef size_t bytes, shared, own
+    cdef size_t shared, own, size = scratch_bytes(t)
     cdef Py_ssize_t product = 0
-    if args.out.size == 0:
-        return 0
-    describe(&t, args)
     shared = t.plan.packed_bytes + t.plan.held_bytes
-    own = t.plan.panel_bytes + t.plan.tile_bytes + t.plan.chain_bytes + t.plan.turned_bytes
-    bytes = scratch_bytes(&t)
+    own = own_bytes(&t.plan)
     if scratch == NULL:
-        if bytes <= STACK_BYTES:
+        if size <= STACK_BYTES:
             scratch = small
         else:
-            block = <char *>malloc(bytes + 64)
+            block = <char *>malloc(size + 64)
             if block == NULL:
                 return -1
             scratch = block
         scratch += -<uintptr_t>scratch & 63
     if t.over_batch:
         if t.plan.threads == 1:
-            run_products(&t, &product, scratch)
+            run_products(t, &product, scratch)
         else:
             with parallel(num_threads=t.plan.threads):
-                run_products(&t, &product, scratch + threadid() * (shared + own))
+                run_products(t, &product, scratch + threadid() * (shared + own))
     else:
         for product in range(t.count):
-            p = locate(&t, product)
+            p = locate(t, product)
             if p.threads == 1:
                 run(&p, scratch, scratch + shared, False)
             else:
@@ -633,7 +781,15 @@ cdef int matmul(const MatmulArgs *args) noexcept nogil:
     return 0
 
 
-cdef size_t workspace_size(const MatmulArgs *args) noexcept nogil:
+cdef int matmul(const MatmulArgs *args) noexcept nogil:
+    cdef Batch t
+    if args.out.size == 0:
+        return 0
+    describe(&t, args)
+    return run_batch(&t, args.workspace)
+
+
+cdef size_t matmul_workspace(const MatmulArgs *args) noexcept nogil:
     cdef Batch t
     if args.out.size == 0:
         return 0
@@ -641,7 +797,161 @@ cdef size_t workspace_size(const MatmulArgs *args) noexcept nogil:
     return scratch_bytes(&t)
 
 
+cdef int quantized_matmul(const QuantizedMatmulArgs *args) noexcept nogil:
+    cdef Batch t
+    if args.out.size == 0:
+        return 0
+    describe_quantized(&t, args)
+    return run_batch(&t, args.workspace)
+
+
+cdef size_t quantized_matmul_workspace(const QuantizedMatmulArgs *args) noexcept nogil:
+    cdef Batch t
+    if args.out.size == 0:
+        return 0
+    describe_quantized(&t, args)
+    return scratch_bytes(&t)
+
+
+# ---------------------------------------------------------------- quantize and dequantize
+
+cdef enum:
+    MAX_GROUP = 128
+
+cdef inline Py_ssize_t row_offset(const ArrayRef *x, Py_ssize_t row) noexcept nogil:
+    """Offset in elements of row number `row` in row-major order of the leading axes."""
+    cdef Py_ssize_t offset = 0
+    cdef int axis
+    for axis in range(x.ndim - 2, -1, -1):
+        offset += row % x.shape[axis] * x.strides[axis]
+        row = row // x.shape[axis]
+    return offset
+
+
+cdef void quantize_group(const float *x, Py_ssize_t n, int bits, float *scale, float *bias,
+                         uint32_t *words) noexcept nogil:
+    """Upstream's affine rule: the end of the range further from zero is represented exactly, zero if q allows it."""
+    cdef float low = x[0], high = x[0], step, top = (1 << bits) - 1, at_zero, q
+    cdef uint64_t pending = 0
+    cdef int held = 0
+    cdef Py_ssize_t i, word = 0
+    for i in range(n):
+        low = x[i] if x[i] < low else low
+        high = x[i] if x[i] > high else high
+    step = (high - low) / top
+    step = step if step > <float>1e-7 else <float>1e-7
+    if bits == 1:
+        bias[0] = low
+    else:
+        if fabsf(low) <= fabsf(high):
+            step = -step
+            low = high
+        at_zero = rintf(low / step)
+        bias[0] = 0
+        if at_zero != 0:
+            step = low / at_zero
+            bias[0] = low
+    scale[0] = step
+    for i in range(n):
+        q = rintf((x[i] - bias[0]) / step)
+        q = q if q > 0 else 0  # NaN too
+        q = q if q < top else top
+        pending |= <uint64_t>q << held
+        held += bits
+        if held >= 32:
+            words[word] = <uint32_t>pending
+            word += 1
+            pending >>= 32
+            held -= 32
+
+
+cdef void quantize_rows(const QuantizeArgs *args, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef const ArrayRef *x = args.x
+    cdef Py_ssize_t n = x.shape[x.ndim - 1], step = x.strides[x.ndim - 1], group = args.group_size
+    cdef Py_ssize_t row, g, groups = n // group, words = group * args.bits // 32, item = item_size(x.dtype), at
+    cdef float buffer[MAX_GROUP]
+    cdef float scale = 0, bias = 0
+    for row in range(first, last):
+        for g in range(groups):
+            row_to_f32(x.dtype, x.data + (row_offset(x, row) + g * group * step) * item, step, group, buffer)
+            at = row * groups + g
+            quantize_group(buffer, group, args.bits, &scale, &bias, <uint32_t *>args.w.data + at * words)
+            f32_to_row(args.scales.dtype, args.scales.data + at * item_size(args.scales.dtype), 1, 1, &scale)
+            f32_to_row(args.biases.dtype, args.biases.data + at * item_size(args.biases.dtype), 1, 1, &bias)
+
+
+cdef void dequantize_rows(const QuantizeArgs *args, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """scale * q and its sum with the bias are each rounded to the result's dtype, as upstream does."""
+    cdef const ArrayRef *x = args.x
+    cdef const ArrayRef *w = args.w
+    cdef const ArrayRef *scales = args.scales
+    cdef const ArrayRef *biases = args.biases
+    cdef Py_ssize_t n = x.shape[x.ndim - 1], group = args.group_size, groups = n // group, row, g, i, k
+    cdef Py_ssize_t item = item_size(x.dtype), step = scales.strides[scales.ndim - 1]
+    cdef Py_ssize_t words = group * args.bits // 32, bias_step = biases.strides[biases.ndim - 1]
+    cdef float buffer[MAX_GROUP]
+    cdef char rounded[MAX_GROUP * 4]
+    cdef float scale = 0, bias = 0
+    cdef uint64_t pending
+    cdef uint32_t mask = (1 << args.bits) - 1
+    cdef int held
+    cdef const uint32_t *word
+    for row in range(first, last):
+        for g in range(groups):
+            row_to_f32(scales.dtype, scales.data + (row_offset(scales, row) + g * step) * item_size(scales.dtype),
+                       1, 1, &scale)
+            row_to_f32(biases.dtype, biases.data + (row_offset(biases, row) + g * bias_step)
+                       * item_size(biases.dtype), 1, 1, &bias)
+            word = <const uint32_t *>w.data + row_offset(w, row) + g * words
+            pending = 0
+            held = 0
+            k = 0
+            for i in range(group):
+                if held < args.bits:
+                    pending |= <uint64_t>word[k] << held
+                    k += 1
+                    held += 32
+                buffer[i] = <float>(<int>(<uint32_t>pending & mask))
+                pending >>= args.bits
+                held -= args.bits
+            for i in range(group):
+                buffer[i] = scale * buffer[i]
+            if x.dtype != FLOAT32:
+                f32_to_row(x.dtype, rounded, 1, group, buffer)
+                row_to_f32(x.dtype, rounded, 1, group, buffer)
+            for i in range(group):
+                buffer[i] = buffer[i] + bias
+            f32_to_row(x.dtype, x.data + (row * n + g * group) * item, 1, group, buffer)
+
+
+cdef void over_rows(const QuantizeArgs *args, bint inverse) noexcept nogil:
+    cdef Py_ssize_t n = args.x.shape[args.x.ndim - 1], rows, share, thread, threads
+    if args.x.size == 0:
+        return
+    rows = args.x.size // n
+    # Some 3 ns an element; a thread pays from 20 us of work.
+    threads = max(1, min(<Py_ssize_t>args.threads, args.x.size // 8192, rows))
+    share = ceil_div(rows, threads)
+    for thread in prange(threads, num_threads=threads, schedule="static", chunksize=1, use_threads_if=threads > 1):
+        if inverse:
+            dequantize_rows(args, min(rows, thread * share), min(rows, (thread + 1) * share))
+        else:
+            quantize_rows(args, min(rows, thread * share), min(rows, (thread + 1) * share))
+
+
+cdef void quantize(const QuantizeArgs *args) noexcept nogil:
+    over_rows(args, False)
+
+
+cdef void dequantize(const QuantizeArgs *args) noexcept nogil:
+    over_rows(args, True)
+
+
 cdef MatmulTable TABLE
 TABLE.matmul = matmul
-TABLE.workspace_size = workspace_size
+TABLE.matmul_workspace = matmul_workspace
+TABLE.quantized_matmul = quantized_matmul
+TABLE.quantized_matmul_workspace = quantized_matmul_workspace
+TABLE.quantize = quantize
+TABLE.dequantize = dequantize
 table = PyCapsule_New(&TABLE, "mlxr.cpu.matmul", NULL)
