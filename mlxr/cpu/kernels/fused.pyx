@@ -17,8 +17,8 @@ from mlxr.core.abi cimport ArrayRef, DTypeCode
 from mlxr.cpu.kernels.fused cimport FusedTable
 from mlxr.cpu.kernels.half cimport fused_f64
 from mlxr.cpu.kernels.rows cimport (
-    BLOCK, INF_F, exp_real, exp_weight, holds_real, itemsize, load_index, load_row, parallel_range, range_fn, real,
-    rint_d, row_at, row_count, row_dot, row_max, row_offset, row_square_sum, row_sum, store_row, view_row,
+    BLOCK, INF_F, exp_real, holds_real, itemsize, load_index, load_row, parallel_range, range_fn, real,
+    rint_d, row_at, row_count, row_dot, row_max, row_offset, row_square_sum, row_sum, row_weights, store_row, view_row,
 )
 
 cdef enum:
@@ -81,7 +81,7 @@ cdef void softmax_rows(real *tag, Job *job, Py_ssize_t lo, Py_ssize_t hi) noexce
     cdef const real *src
     cdef real *dst
     cdef char *place
-    cdef real m, factor
+    cdef real factor
     if scratch == NULL:
         job.failed = 1
         return
@@ -89,10 +89,7 @@ cdef void softmax_rows(real *tag, Job *job, Py_ssize_t lo, Py_ssize_t hi) noexce
         place = out.data + row * n * itemsize(out.dtype)
         src = view_row(scratch, row_at(x, row), stride, n, x.dtype)
         dst = target_row(place, scratch + n, out.dtype)
-        m = row_max(src, n)
-        for i in range(n):
-            dst[i] = exp_weight(src[i] - m)
-        factor = 1 / row_sum(dst, n)
+        factor = 1 / row_weights(src, row_max(src, n), n, dst)
         for i in range(n):
             dst[i] = dst[i] * factor
         store_row(place, dst, n, out.dtype)
@@ -670,34 +667,32 @@ cdef void cross_entropy_vjp_rows(real *tag, Job *job, Py_ssize_t lo, Py_ssize_t 
     cdef const ArrayRef *x = job.x
     cdef const ArrayRef *g = job.g
     cdef const ArrayRef *out = job.out
-    cdef Py_ssize_t n = x.shape[x.ndim - 1], stride = x.strides[x.ndim - 1], row, start, count, i
-    cdef real scratch[2 * BLOCK]
-    cdef real shift, total, factor, cotangent
-    cdef const real *xs
+    cdef Py_ssize_t n = x.shape[x.ndim - 1], stride = x.strides[x.ndim - 1], row, i
+    cdef real inline_rows[2 * INLINE]
+    cdef real *scratch = scratch_rows(inline_rows, 2, n)
+    cdef const real *src
     cdef real *dst
-    cdef const char *src
     cdef char *place
+    cdef real factor, cotangent
     cdef int64_t t
+    if scratch == NULL:
+        job.failed = 1
+        return
     for row in range(lo, hi):
-        src = row_at(x, row)
+        place = out.data + row * n * itemsize(out.dtype)
+        src = view_row(scratch, row_at(x, row), stride, n, x.dtype)
+        dst = target_row(place, scratch + n, out.dtype)
         t = target_of(job.targets, row, n)
         load_row(&cotangent, g.data + row_offset(g, row, g.ndim) * itemsize(g.dtype), 1, 1, g.dtype)
         if t < 0:
             cotangent = INF_F - INF_F
-        row_exp_sum(src, stride, n, x.dtype, scratch, &shift, &total)
-        factor = cotangent / total
-        start = 0
-        while start < n:
-            count = min(<Py_ssize_t>BLOCK, n - start)
-            xs = view_row(scratch, src + start * stride * itemsize(x.dtype), stride, count, x.dtype)
-            place = out.data + (row * n + start) * itemsize(out.dtype)
-            dst = target_row(place, scratch + BLOCK, out.dtype)
-            for i in range(count):
-                dst[i] = exp_real(xs[i] - shift) * factor
-            if start <= t < start + count:
-                dst[t - start] -= cotangent
-            store_row(place, dst, count, out.dtype)
-            start += count
+        factor = cotangent / row_weights(src, row_max(src, n), n, dst)
+        for i in range(n):
+            dst[i] = dst[i] * factor
+        if t >= 0:
+            dst[t] -= cotangent
+        store_row(place, dst, n, out.dtype)
+    release_rows(scratch, inline_rows)
 
 
 cdef void cross_entropy_vjp_range_f(void *job, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
@@ -718,7 +713,7 @@ cdef int cross_entropy_vjp(const ArrayRef *logits, const ArrayRef *targets, cons
     job.out = dlogits
     cdef bint wide = is_double(logits) or is_double(dlogits)
     parallel_range(cross_entropy_vjp_range_d if wide else cross_entropy_vjp_range_f, &job, row_count(logits),
-                   8 * logits.shape[logits.ndim - 1], threads)
+                   4 * logits.shape[logits.ndim - 1], threads)
     return status(&job)
 
 

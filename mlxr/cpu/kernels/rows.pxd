@@ -364,3 +364,28 @@ cdef inline real exp_weight(real x) noexcept nogil:
         return <float>0 if x < <float>-87.3365 else p
     else:
         return exp_real(x)
+
+
+cdef inline real row_weights(const real *x, real shift, Py_ssize_t n, real *weights) noexcept nogil:
+    """weights = exp(x - shift) for shift >= x; returns what row_sum gives for them."""
+    cdef real lane[LANES]
+    cdef real total = 0, weight
+    cdef Py_ssize_t start = 0, i, j, stop
+    while start < n:
+        stop = min(n, start + BLOCK)
+        for j in range(LANES):
+            lane[j] = 0
+        i = start
+        while i + LANES <= stop:
+            for j in range(LANES):
+                weight = exp_weight(x[i + j] - shift)
+                weights[i + j] = weight
+                lane[j] += weight
+            i += LANES
+        for j in range(stop - i):
+            weight = exp_weight(x[i + j] - shift)
+            weights[i + j] = weight
+            lane[j] += weight
+        total += fold_sum(lane)
+        start = stop
+    return total
