@@ -184,7 +184,8 @@ def value_and_grad(
     -------
     callable
         Returns ``(value, gradients)``. The gradients have the structure of the argument; of several positional
-        arguments they are a tuple; with `argnames` they are ``(positional, {name: gradient})``.
+        arguments they are a tuple (of one, however `argnums` names it, no tuple, and of none None); with `argnames`
+        they are ``(positional, {name: gradient})``.
 
     Raises
     ------
@@ -193,7 +194,6 @@ def value_and_grad(
     """
     op = "value_and_grad"
     numbers, names = _argument_selection(argnums, argnames, op)
-    single = len(numbers) == 1 and (argnums is None or isinstance(argnums, int))
 
     @wraps(fun)
     def transformed(*args: Any, **kwargs: Any) -> Any:
@@ -219,7 +219,8 @@ def value_and_grad(
             value = fun(*call_args, **{**kwargs, **dict(zip(names, marked[len(numbers):]))})
             loss = _scalar_loss(value, op)
             gradients = rebuild(_gradients(tape, [loss], [ops.ones_like(loss)], leaves))
-        positional: Any = gradients[0] if single else tuple(gradients[: len(numbers)])
+        by_number = gradients[: len(numbers)]
+        positional: Any = tuple(by_number) if len(numbers) > 1 else by_number[0] if numbers else None
         if names:
             return value, (positional, dict(zip(names, gradients[len(numbers):])))
         return value, positional
