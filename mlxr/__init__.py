@@ -31,4 +31,6 @@ from mlxr.transforms import (
     async_eval, checkpoint, custom_function, eval, grad, jvp, stop_gradient, synchronize, value_and_grad, vjp,
 )
 
+from mlxr import fast  # noqa: E402
+
 array = Tensor

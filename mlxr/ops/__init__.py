@@ -13,8 +13,10 @@ from mlxr.core.tensor import get_bindings as _get_bindings
 from mlxr.ops import elementwise as _elementwise
 from mlxr.ops.creation import *  # noqa: F403
 from mlxr.ops.elementwise import *  # noqa: F403
+from mlxr.ops.fused import *  # noqa: F403
 from mlxr.ops.indexing import *  # noqa: F403
 from mlxr.ops.layout import *  # noqa: F403
+from mlxr.ops.matmul import *  # noqa: F403
 from mlxr.ops.reduce import *  # noqa: F403
 
 
@@ -23,7 +25,7 @@ def _install() -> None:
     here = globals()
     table = _get_bindings()
     for name in (
-        "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "power", "negative", "abs",
+        "add", "subtract", "multiply", "divide", "floor_divide", "remainder", "power", "matmul", "negative", "abs",
         "bitwise_and", "bitwise_or", "bitwise_xor", "left_shift", "right_shift",
         "bitwise_invert", "logical_not", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
     ):
