@@ -612,7 +612,7 @@ MLXR_API mlxr_array mlxr_fft(int32_t op, mlxr_array a, const int64_t *lengths, c
 /* ---- Linear algebra: runs inside the call, on the CPU ----------------------------------------------------------- */
 
 /* `b` and `flag`: see enum mlxr_linalg_op, as is the number of outputs, which `nout` must equal. A matrix that LAPACK
- * cannot handle is MLXR_E_RUNTIME. */
+ * cannot handle (singular, not positive definite, not finite) is MLXR_E_RUNTIME. */
 MLXR_API mlxr_status mlxr_linalg(int32_t op, mlxr_array a, mlxr_array b, int32_t flag, mlxr_array *out, int32_t nout);
 
 /* ---- Programs --------------------------------------------------------------------------------------------------- */

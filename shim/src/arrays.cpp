@@ -51,9 +51,9 @@ bool probe_host_buffers() {
     if (!buffer.ptr()) return false;
     auto *start = static_cast<char *>(buffer.ptr());
     if (static_cast<char *>(buffer.raw_ptr()) != start + kPrefix) return false;
-    size_t word;
+    size_t word; // may be more than was asked for: a buffer from the cache
     std::memcpy(&word, start, sizeof word);
-    return word == size;
+    return word >= size && word == mx::allocator::allocator().size(buffer);
 }
 
 bool readable(const void *address, size_t size) {

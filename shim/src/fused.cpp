@@ -2,6 +2,7 @@
 #include "internal.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "mlx/fast.h"
 #include "mlx/fft.h"
@@ -55,6 +56,15 @@ static mx::array conv(const mx::array &input, const mx::array &weight, const mlx
     auto numbers = [n](const int32_t *values) { return std::vector<int>(values, values + n); };
     return mx::conv_general(input, weight, numbers(p.stride), numbers(p.padding_low), numbers(p.padding_high),
                             numbers(p.kernel_dilation), numbers(p.input_dilation), p.groups, p.flip != 0, s);
+}
+
+// Upstream has matrices of m * 2^k for these m; with other extents that one of them divides it writes past the end.
+static void check_hadamard(const mx::array &a) {
+    int extent = a.ndim() > 0 ? a.shape(-1) : 0;
+    for (int m : {1, 12, 20, 28}) {
+        if (extent > 0 && extent % m == 0 && std::has_single_bit(static_cast<unsigned>(extent / m))) return;
+    }
+    fail(MLXR_E_INVALID, "there is no Hadamard matrix for an extent of " + std::to_string(extent));
 }
 
 static mx::array transform(int32_t op, const mx::array &a, const mx::Shape &lengths, const std::vector<int> &axes,
@@ -129,8 +139,11 @@ mlxr_array mlxr_random_bits(mlxr_array key, const int64_t *shape, int32_t ndim, 
 }
 
 mlxr_array mlxr_hadamard(mlxr_array a, float scale, mlxr_stream stream) {
-    return array_entry(
-        [&](Scope &scope) { return mx::hadamard_transform(scope.borrow(a), scale, scope.stream(stream)); });
+    return array_entry([&](Scope &scope) {
+        const auto &x = scope.borrow(a);
+        check_hadamard(x);
+        return mx::hadamard_transform(x, scale, scope.stream(stream));
+    });
 }
 
 mlxr_array mlxr_fft(int32_t op, mlxr_array a, const int64_t *lengths, const int32_t *axes, int32_t naxes, int32_t norm,

@@ -158,6 +158,11 @@ void check_division(Scope &scope, const mx::array &a, const mx::array &b);
 // The number of true elements. Evaluates the mask.
 int64_t count_true(Scope &scope, const mx::array &mask);
 
+// Refuse an evaluated matrix, or stack of them, that has elements that are not finite; a Cholesky factor that LAPACK
+// gave up on, which shows on its diagonal.
+void check_finite(const mx::array &a);
+void check_positive_diagonal(const mx::array &factor);
+
 // ---- Operations, shared by the entries and by programs
 // ----------------------------------------------------------------
 

@@ -1,15 +1,46 @@
 // Layout: operations that rearrange elements and compute nothing.
 #include "internal.hpp"
 
+#include <algorithm>
+
 namespace mlxr {
+
+namespace {
+
+struct Bounds {
+    mx::Shape start, stop, step;
+};
+
+// Upstream divides by the step, and its arithmetic overflows far outside of the array. So bounds are brought to the
+// array's own range, in which every slice has its representative.
+Bounds bounds_of(const mx::array &a, const int64_t *start, const int64_t *stop, const int64_t *step, int32_t n) {
+    if (n != static_cast<int32_t>(a.ndim())) {
+        fail(MLXR_E_INVALID, "a slice takes one start, stop and step for each of the " + std::to_string(a.ndim()) +
+                                 " axes, got " + std::to_string(n));
+    }
+    if (n > 0) required(start, "start"), required(stop, "stop"), required(step, "step");
+    Bounds bounds;
+    for (int32_t i = 0; i < n; i++) {
+        int64_t extent = a.shape(i), stride = std::max<int64_t>(extent, 1);
+        if (step[i] == 0) fail(MLXR_E_INVALID, "a slice with a step of 0");
+        bounds.start.push_back(static_cast<int>(std::clamp(start[i], -extent - 1, extent)));
+        bounds.stop.push_back(static_cast<int>(std::clamp(stop[i], -extent - 1, extent)));
+        bounds.step.push_back(static_cast<int>(std::clamp(step[i], -stride, stride)));
+    }
+    return bounds;
+}
+
+} // namespace
 
 mx::array slice(const mx::array &a, const int64_t *start, const int64_t *stop, const int64_t *step, int32_t n,
                 mx::Stream s) {
-    return mx::slice(a, shape_of(start, n, INT64_MIN), shape_of(stop, n, INT64_MIN), shape_of(step, n, INT64_MIN), s);
+    auto bounds = bounds_of(a, start, stop, step, n);
+    return mx::slice(a, bounds.start, bounds.stop, bounds.step, s);
 }
 
-static mx::array slice_update(int32_t op, const mx::array &a, const mx::array &update, mx::Shape start, mx::Shape stop,
-                              mx::Shape step, mx::Stream s) {
+static mx::array slice_update(int32_t op, const mx::array &a, const mx::array &update, const Bounds &bounds,
+                              mx::Stream s) {
+    const auto &[start, stop, step] = bounds;
     switch (op) {
     case MLXR_UPDATE_SET: return mx::slice_update(a, update, start, stop, step, s);
     case MLXR_UPDATE_ADD: return mx::slice_update_add(a, update, start, stop, step, s);
@@ -66,8 +97,8 @@ mlxr_array mlxr_slice(mlxr_array a, const int64_t *start, const int64_t *stop, c
 mlxr_array mlxr_slice_update(int32_t op, mlxr_array a, mlxr_array update, const int64_t *start, const int64_t *stop,
                              const int64_t *step, int32_t n, mlxr_stream stream) {
     return array_entry([&](Scope &scope) {
-        return slice_update(op, scope.borrow(a), scope.borrow(update), shape_of(start, n, INT64_MIN),
-                            shape_of(stop, n, INT64_MIN), shape_of(step, n, INT64_MIN), scope.stream(stream));
+        const auto &x = scope.borrow(a);
+        return slice_update(op, x, scope.borrow(update), bounds_of(x, start, stop, step, n), scope.stream(stream));
     });
 }
 

@@ -14,6 +14,7 @@ struct Rule {
     bool takes_b;
     int outputs;
     bool traps_on_empty; // upstream divides by the extent of the matrix
+    bool finite = false; // with other elements LAPACK fails, or its error handler ends the process with status 0
 };
 
 Rule rule_of(int32_t op, int32_t flag) {
@@ -22,17 +23,17 @@ Rule rule_of(int32_t op, int32_t flag) {
     case MLXR_TRI_INV: return {false, 1, true};
     case MLXR_CHOLESKY: return {false, 1, false};
     case MLXR_CHOLESKY_INV: return {false, 1, true};
-    case MLXR_PINV: return {false, 1, false};
+    case MLXR_PINV: return {false, 1, false, true};
     case MLXR_QR: return {false, 2, false};
-    case MLXR_SVD: return {false, flag ? 3 : 1, false};
+    case MLXR_SVD: return {false, flag ? 3 : 1, false, true};
     case MLXR_LU: return {false, 3, true};
     case MLXR_LU_FACTOR: return {false, 2, true};
     case MLXR_SOLVE: return {true, 1, true};
     case MLXR_SOLVE_TRIANGULAR: return {true, 1, true};
-    case MLXR_EIG: return {false, 2, false};
-    case MLXR_EIGVALS: return {false, 1, false};
-    case MLXR_EIGH: return {false, 2, false};
-    case MLXR_EIGVALSH: return {false, 1, false};
+    case MLXR_EIG: return {false, 2, false, true};
+    case MLXR_EIGVALS: return {false, 1, false, true};
+    case MLXR_EIGH: return {false, 2, false, true};
+    case MLXR_EIGVALSH: return {false, 1, false, true};
     default: fail(MLXR_E_OPCODE, std::to_string(op) + " is no linear algebra operation");
     }
 }
@@ -94,8 +95,10 @@ mlxr_status mlxr_linalg(int32_t op, mlxr_array a, mlxr_array b, int32_t flag, ml
         std::vector<mx::array> operands{x};
         if (y) operands.push_back(*y);
         scope.evaluate(operands);
+        if (rule.finite) check_finite(x);
         auto results = build(op, x, y, flag, stream);
         scope.evaluate(results, true);
+        if (op == MLXR_CHOLESKY) check_positive_diagonal(results[0]); // upstream drops LAPACK's answer
         scope.put_all(std::move(results), out);
     });
 }
