@@ -6,20 +6,20 @@ It must not know about Python objects, tensors or devices, and says nothing of h
 Rules for every function
     Shapes      All operands of a call have the output's shape; broadcasting is a stride of 0. Strides are free on every
                 operand and on the output, which must have no zero stride. Size 0 is fine.
-    Dtypes      `compute` is the dtype the op is computed in; operands of other dtypes are cast to it as they are loaded.
-                The result, whose dtype is `compute` except for predicates and comparisons (BOOL) and abs, real and imag of
-                COMPLEX64 (FLOAT32), is cast to the output's dtype as it is stored. float16 and bfloat16 are computed in
-                float32 and rounded once. Integers wrap around.
+    Dtypes      `compute` is the dtype the op is computed in; operands of other dtypes are cast to it as they are
+                loaded. The result, whose dtype is `compute` except for predicates and comparisons (BOOL) and for abs,
+                real and imag of COMPLEX64 (FLOAT32), is cast to the output's dtype as it is stored. float16 and
+                bfloat16 are computed in float32 and rounded once. Integers wrap around.
     Overlap     The output of unary, binary, select and copy may be one of the operands (same address, strides and
                 itemsize), and overlap them in no other way. Outputs of `program` overlap no input.
-    Result      0; UNSUPPORTED if the op has no meaning in `compute`; NO_MEMORY; TOO_LONG for a program beyond the limits.
-                Nothing has been written unless the result is 0.
+    Result      0; UNSUPPORTED if the op has no meaning in `compute`; NO_MEMORY; TOO_LONG for a program beyond the
+                limits. Nothing has been written unless the result is 0.
     Threads     `threads` is the most that a call may use. The result does not depend on it.
 
-Casts: integer to integer keeps the low bits; to BOOL is `!= 0` (NaN is true); complex to real drops the imaginary part;
-float to integer truncates, and out of range or NaN gives what x86 gives: for 8-, 16- and 32-bit signed targets and for 8-
-and 16-bit unsigned ones the low bits of INT32_MIN, for int64 INT64_MIN, for uint32 and uint64 the same after taking
-2**31 or 2**63 off values at or above it.
+Casts: integer to integer keeps the low bits; to BOOL is `!= 0` (NaN is true); complex to real drops the imaginary
+part; to float16 and bfloat16 goes through float32; float to integer truncates, and out of range or NaN gives what x86
+gives: for 8-, 16- and 32-bit signed targets and for 8- and 16-bit unsigned ones the low bits of INT32_MIN, for int64
+INT64_MIN, for uint32 and uint64 the same after taking 2**31 or 2**63 off values at or above it.
 """
 from libc.stdint cimport int64_t
 
@@ -115,8 +115,8 @@ cdef enum BinaryOp:
 # ---- Fused programs ------------------------------------------------------------------------------------------------
 #
 # A program works on registers, each of which holds one tile of an array of some dtype. Registers 0 .. n_in-1 hold the
-# inputs, in their own dtypes. Instructions run in order; an operand is cast to the instruction's dtype. Every result has
-# the bits that the same op gives on its own (float16 and bfloat16 results are rounded, small integers wrapped). STORE
+# inputs, in their own dtypes. Instructions run in order; an operand is cast to the instruction's dtype. Every result
+# has the bits that the same op gives on its own (float16 and bfloat16 results are rounded, small integers wrapped). STORE
 # casts to the output's dtype. `dst` may be any register, also one in use, operands of the same instruction included.
 cdef enum InstructionKind:
     CONSTANT            # dst = immediate: the bytes of one element of `dtype`
@@ -160,7 +160,8 @@ ctypedef struct ElementwiseTable:
     int (*copy)(const ArrayRef *x, const ArrayRef *out, int threads) noexcept nogil
     # out = the element at `value`, of out's dtype
     int (*fill)(const ArrayRef *out, const void *value, int threads) noexcept nogil
-    # out (contiguous) = start + i * step, in double rounded once; integers: upstream's rule, start and the first step cast
+    # out (contiguous) = start + i * step, in double, rounded once; integers: start and start + step are cut to int64
+    # first (upstream's rule)
     int (*arange)(const ArrayRef *out, double start, double step) noexcept nogil
     # the same in exact integers, wrapped to out's integer dtype
     int (*arange_int)(const ArrayRef *out, int64_t start, int64_t step) noexcept nogil

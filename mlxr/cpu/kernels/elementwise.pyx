@@ -5,13 +5,13 @@
 elementwise.pxd states the contract, vecmath.pxd the functions of one element. This module must not know about Python
 objects, tensors, devices, or which dtypes an op accepts.
 
-How it works. Arithmetic happens in lanes: float32 (also for float16 and bfloat16), float64, complex64, and 32- or 64-bit
-integers (32 bits for all smaller ones and for bool). For each lane type there is a function `unary_<lane>(op, x, out, n)`
-over contiguous lanes, which is the table that an op is a line of. An op on arrays is a program of one instruction. The
-engine walks the output in tiles of up to TILE elements (a rectangle of the two innermost axes, or of the axis along which
-a transposed operand is contiguous), loads each operand into a register of lanes in the L1 cache, or reads it in place when
-it already is a contiguous run of lanes, runs the instructions, and stores. Contiguous operands of one dtype skip the
-planning (the `*_contig` loops).
+How it works. Arithmetic happens in lanes: float32 (also for float16 and bfloat16), float64, complex64, and 32- or
+64-bit integers (32 bits for all smaller ones and for bool). For each lane type there is a function `unary_<lane>(op,
+x, out, n)` over contiguous lanes, which is the table that an op is a line of. An op on arrays is a program of one
+instruction. The engine walks the output in tiles of up to TILE elements (a rectangle of the two innermost axes, or of
+the axis along which a transposed operand is contiguous), loads each operand into a register of lanes in the L1 cache,
+or reads it in place when it already is a contiguous run of lanes, runs the instructions, and stores. Contiguous
+operands of one dtype skip the planning (the `*_contig` loops).
 
 What limits it: memory for all but the float64 and complex functions that call the C library one element at a time. Each
 element's result depends on that element alone, so threads, tiles and alignment cannot change a bit.
@@ -23,8 +23,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from mlxr.core.abi cimport (
-    BFLOAT16, BOOL, COMPLEX64, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, MAX_NDIM, UINT8, UINT16,
-    UINT32, UINT64, ArrayRef,
+    BFLOAT16, BOOL, COMPLEX64, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, MAX_NDIM, UINT8, UINT16, UINT32,
+    UINT64, ArrayRef,
 )
 from mlxr.cpu.kernels.elementwise cimport *
 from mlxr.cpu.kernels.half cimport bf16_to_f32, f16_run_to_f32, f32_run_to_f16, f32_to_bf16

@@ -1,5 +1,5 @@
 # cython: language_level=3, cdivision=True
-"""Scalar mathematics as inline functions that a compiler can vectorize: the functions of one element of the elementwise ops.
+"""Scalar mathematics as inline functions that a compiler can vectorize: what the elementwise ops do to one element.
 
 Every function is straight-line code: no branch that does work, no table, no call into a library. Conditions are
 selections (`a if c else b`), which compilers turn into masks. It must not know about arrays, dtype codes or kernels.
@@ -9,8 +9,8 @@ only: enough for the float32 functions built from it, which round its result onc
 functions are the C library's. Accuracy and special values are stated in docs/numerics.md, and measured over all inputs.
 """
 from libc.math cimport (
-    acos, acosh, asin, asinh, atan, atan2, atanh, ceil, ceilf, cos, cosh, erf, erfc, exp, exp2, expm1, fabs, fabsf, floor,
-    floorf, fmod, fmodf, log, log10, log1p, log2, pow, rint, rintf, sin, sinh, sqrt, sqrtf, tan, tanh, trunc, truncf,
+    acos, acosh, asin, asinh, atan, atan2, atanh, ceil, ceilf, cos, cosh, erf, erfc, exp, exp2, expm1, fabs, fabsf,
+    floor, floorf, fmod, fmodf, log, log10, log1p, log2, pow, rint, rintf, sin, sinh, sqrt, sqrtf, tan, tanh, trunc, truncf,
     INFINITY, NAN,
 )
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
@@ -19,8 +19,8 @@ from mlxr.cpu.kernels.half cimport float_bits, float_from_bits, fused_f32, fused
 
 cdef extern from *:
     """
-    /* A loop over `out[i] = f(x[i])` vectorizes only if f is inlined, however long it is. Cython writes CYTHON_INLINE in
-     * front of every `cdef inline` function; from here on it means "always". */
+    /* A loop over `out[i] = f(x[i])` vectorizes only if f is inlined, however long it is. Cython writes CYTHON_INLINE
+     * in front of every `cdef inline` function; from here on it means "always". */
     #undef CYTHON_INLINE
     #define CYTHON_INLINE __inline__ __attribute__((always_inline, unused))
     """
@@ -313,7 +313,8 @@ cdef inline float tanh_f32(float x) noexcept nogil:
     # otherwise 1 - 2 / (exp(2 |x|) + 1), which is one from 10 on
     cdef float t = <float> 20.0 if a > <float> 10.0 else a + a
     cdef float n = fused_f32(t, <float> 1.4426950408889634, <float> EXPONENT_MAGIC)
-    cdef float large = fused_f32(exp_tail_f32(t, n - <float> EXPONENT_MAGIC, <float> 0.0), power_of_two_f32(n), power_of_two_f32(n))
+    cdef float power = power_of_two_f32(n)
+    cdef float large = fused_f32(exp_tail_f32(t, n - <float> EXPONENT_MAGIC, <float> 0.0), power, power)
     large = <float> 1.0 - <float> 2.0 / (large + <float> 1.0)
     return small if a < <float> 1.0 else copysign_f32(large, x)
 
@@ -411,31 +412,36 @@ cdef inline float gelu_tanh_f32(float x) noexcept nogil:
 
 
 cdef inline float gelu_f32(float x) noexcept nogil:
-    """x Phi(x), where Phi(-a) = exp(-a**2/2) r(a) with r(a) = erfcx(a/sqrt(2)) / 2, a polynomial in (a-4.25)/(a+4.25)"""
-    cdef float c = <float> 14.5 if fabsf(x) > <float> 14.5 else fabsf(x)
-    cdef double a = c
-    cdef double d = a + 4.25
-    cdef double inverse = <float> 1.0 / <float> d
-    inverse = fused_f64(fused_f64(-d, inverse, 1.0), inverse, inverse)      # Newton's step: cheaper than a division
-    cdef double u = (a - 4.25) * inverse
-    cdef double r = 2.8123218419748608e-05
-    r = fused_f64(r, u, 1.630763971044017e-05)
-    r = fused_f64(r, u, -0.0002999477752726759)
-    r = fused_f64(r, u, 0.000344619721676533)
-    r = fused_f64(r, u, 0.0021899580033949424)
-    r = fused_f64(r, u, -0.012310299821614103)
-    r = fused_f64(r, u, 0.03597503045407471)
-    r = fused_f64(r, u, -0.07514622669015905)
-    r = fused_f64(r, u, 0.122747918900485)
-    r = fused_f64(r, u, -0.1629040000279906)
-    r = fused_f64(r, u, 0.08935931863405958)
-    cdef float g = <float> (r * a)
+    """x Phi(x). With a = |x| and y = a / (a + 3): a Phi(-a) = exp(-a**2/2) y w(2 y - 1), w a polynomial."""
+    cdef float a = <float> 14.5 if fabsf(x) > <float> 14.5 else fabsf(x)
+    cdef float d = a + <float> 3.0
+    cdef float y = a / d
+    # what rounding took from y: the remainder of the division over a + 3, whose inverse is (1 - y) / 3
+    cdef float y_rest = fused_f32(-y, a - (d - <float> 3.0), fused_f32(-y, d, a))
+    y_rest = y_rest * fused_f32(y, <float> -0.3333333333333333, <float> 0.3333333333333333)
+    cdef float u = y + y - <float> 1.0
+    cdef float w = <float> 5.44550111885668e-05
+    w = fused_f32(w, u, <float> 0.00013125386845011297)
+    w = fused_f32(w, u, <float> -0.00024475454176275615)
+    w = fused_f32(w, u, <float> -0.001032524129239856)
+    w = fused_f32(w, u, <float> 0.0010247839669037847)
+    w = fused_f32(w, u, <float> 0.006969302301527544)
+    w = fused_f32(w, u, <float> -0.010462520338094649)
+    w = fused_f32(w, u, <float> -0.04726268761118065)
+    w = fused_f32(w, u, <float> 0.23001769995528254)
+    w = fused_f32(w, u, <float> -0.5093319914065105)
+    w = fused_f32(w, u, <float> 0.7290836903700867)
+    cdef float g = y * w
+    cdef float slope = fused_f32(y + y, fused_f32(u, <float> 0.46, <float> -0.509), w)       # of g in y, roughly
+    # and what rounding the coefficients adds to w, on average
+    cdef float g_rest = fused_f32(y_rest, slope, fused_f32(y, w, -g)) - y * <float> 2.2e-08
     # exp(-a**2/2), the square with its rounding error
-    cdef float square = c * c
+    cdef float square = a * a
     cdef float t = <float> -0.5 * square
     cdef float n = fused_f32(t, <float> 1.4426950408889634, <float> (EXPONENT_MAGIC + 64))
-    cdef float tail = exp_tail_f32(t, n - <float> (EXPONENT_MAGIC + 64), <float> -0.5 * fused_f32(c, c, -square))
-    cdef float lower = fused_f32(g, tail, g) * power_of_two_f32(n) * <float> 5.421010862427522e-20      # a Phi(-a)
+    cdef float tail = exp_tail_f32(t, n - <float> (EXPONENT_MAGIC + 64), <float> -0.5 * fused_f32(a, a, -square))
+    cdef float lower = g + fused_f32(g, tail, g_rest)
+    lower = lower * power_of_two_f32(n) * <float> 5.421010862427522e-20
     return x - lower if x >= 0 else -lower
 
 
@@ -679,11 +685,11 @@ cdef inline double logaddexp_f64(double x, double y) noexcept nogil:
 cdef inline double erfinv_f64(double x) noexcept nogil:
     """From the float32 approximation by Halley's method, on erfc where erf has no digits left."""
     cdef double a = fabs(x), r, error
-    cdef int i
+    cdef int _
     if not a < 1.0:
         return copysign_d(INFINITY, x) if a == 1.0 else <double> NAN
     r = erfinv_start(a)
-    for i in range(3):
+    for _ in range(3):
         error = erf(r) - a if a < 0.5 else (1.0 - a) - erfc(r)
         error = error / (1.1283791670955126 * exp(-r * r))
         r = r - error / (1.0 + r * error)
@@ -692,6 +698,6 @@ cdef inline double erfinv_f64(double x) noexcept nogil:
 
 cdef inline double erfinv_start(double a) noexcept nogil:
     """erfinv(a) for 0 <= a < 1 to a few percent."""
-    cdef double l = log((1.0 - a) * (1.0 + a))
-    cdef double t = 4.330746750799873 + 0.5 * l
-    return sqrt(sqrt(t * t - l / 0.147) - t)
+    cdef double w = log((1.0 - a) * (1.0 + a))
+    cdef double t = 4.330746750799873 + 0.5 * w
+    return sqrt(sqrt(t * t - w / 0.147) - t)
