@@ -10,8 +10,8 @@ functions are the C library's. Accuracy and special values are stated in docs/nu
 """
 from libc.math cimport (
     acos, acosh, asin, asinh, atan, atan2, atanh, ceil, ceilf, cos, cosh, erf, erfc, exp, exp2, expm1, fabs, fabsf,
-    floor, floorf, fmod, fmodf, log, log10, log1p, log2, pow, rint, rintf, sin, sinh, sqrt, sqrtf, tan, tanh, trunc, truncf,
-    INFINITY, NAN,
+    floor, floorf, fmod, fmodf, log, log10, log1p, log2, pow, rint, rintf, sin, sinh, sqrt, sqrtf, tan, tanh, trunc,
+    truncf, INFINITY, NAN,
 )
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
