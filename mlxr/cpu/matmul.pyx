@@ -63,7 +63,7 @@ cdef int _product(CpuBackend self, Primitive p, Tensor a, Tensor b, Tensor bias,
     args.beta = beta
     args.threads = self.threads
     args.workspace = NULL
-    need = table.workspace_size(&args)
+    need = table.matmul_workspace(&args)
     if need:
         workspace = host_storage(need, out.device_)
         args.workspace = workspace.data
