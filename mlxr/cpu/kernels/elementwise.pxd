@@ -117,7 +117,8 @@ cdef enum BinaryOp:
 # A program works on registers, each of which holds one tile of an array of some dtype. Registers 0 .. n_in-1 hold the
 # inputs, in their own dtypes. Instructions run in order; an operand is cast to the instruction's dtype. Every result
 # has the bits that the same op gives on its own (float16 and bfloat16 results are rounded, small integers wrapped).
-# STORE casts to the output's dtype. `dst` may be any register, also one in use, operands of the same instruction included.
+# STORE casts to the output's dtype. `dst` may be any register, also one in use, operands of the same instruction
+# included.
 cdef enum InstructionKind:
     CONSTANT            # dst = immediate: the bytes of one element of `dtype`
     UNARY               # dst = op(a)
