@@ -174,6 +174,30 @@ cdef int _sdpa(CpuBackend self, Primitive p, tuple inputs, tuple outputs, tuple 
     return finish(p, status)
 
 
+cdef int _sdpa_vjp(CpuBackend self, Primitive p, tuple inputs, tuple outputs, tuple params) except -1:
+    """Inputs: q, k, v, cotangent[, mask][, sinks]; params as of sdpa; outputs: dq, dk, dv[, dsinks]."""
+    cdef const ArrayRef *q = ref(inputs[0])
+    cdef const ArrayRef *k = ref(inputs[1])
+    cdef const ArrayRef *v = ref(inputs[2])
+    cdef const ArrayRef *g = ref(inputs[3])
+    cdef const ArrayRef *mask = ref(inputs[4]) if params[2] else NULL
+    cdef const ArrayRef *sinks = ref(inputs[len(inputs) - 1]) if params[3] else NULL
+    cdef const ArrayRef *dq
+    cdef const ArrayRef *dk
+    cdef const ArrayRef *dv
+    cdef const ArrayRef *dsinks = NULL
+    cdef double scale = params[0]
+    cdef bint causal = params[1]
+    cdef int threads = self.threads, status
+    give_all(self, outputs)
+    dq, dk, dv = ref(outputs[0]), ref(outputs[1]), ref(outputs[2])
+    if params[3]:
+        dsinks = ref(outputs[3])
+    with nogil:
+        status = attention.sdpa_vjp(q, k, v, g, scale, causal, mask, sinks, dq, dk, dv, dsinks, threads)
+    return finish(p, status)
+
+
 def register(CpuBackend backend not None):
     """Add this family's handlers to the backend."""
     global table, attention
@@ -189,3 +213,4 @@ def register(CpuBackend backend not None):
     backend.bind("cross_entropy", _cross_entropy)
     backend.bind("cross_entropy_vjp", _cross_entropy_vjp)
     backend.bind("scaled_dot_product_attention", _sdpa)
+    backend.bind("scaled_dot_product_attention_vjp", _sdpa_vjp)

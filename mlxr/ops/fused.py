@@ -493,19 +493,49 @@ def _attention_composed(q, k, v, mask, sinks, scale, causal):
     return reshape(ops.matmul(weights, v), (batch, heads, rows, v.shape[-1]))
 
 
-def _sdpa_back(needs, g, out, q, k, v, *rest):
-    from mlxr.transforms.autograd import vjp
-
-    *tensors, scale, causal, has_mask, has_sinks, dtype = rest
+def _sdpa_function(scale, causal, has_mask, has_sinks, dtype):
+    """Return attention composed of ops as a function of q, k, v and the optional tensors."""
 
     def function(q, k, v, *tensors):
         mask = tensors[0] if has_mask else None
         sinks = tensors[-1] if has_sinks else None
         return astype(_attention_composed(q, k, v, mask, sinks, scale, causal), dtype)
 
-    return tuple(vjp(function, (q, k, v, *tensors), [g])[1])
+    return function
 
 
+def _sdpa_back(needs, g, out, q, k, v, *rest):
+    from mlxr.transforms.autograd import vjp
+
+    *tensors, scale, causal, has_mask, has_sinks, dtype = rest
+    if has_mask and needs[3]:
+        # The kernel has no gradient in the mask: it would have the size of the score matrix that it avoids.
+        function = _sdpa_function(scale, causal, has_mask, has_sinks, dtype)
+        return tuple(vjp(function, (q, k, v, *tensors), [g])[1])
+    dq, dk, dv, *dsinks = apply(sdpa_vjp_p, (q, k, v, g, *tensors), (scale, causal, has_mask, has_sinks, dtype))
+    return dq, dk, dv, *((None,) if has_mask else ()), *dsinks
+
+
+def _sdpa_vjp_infer(inputs, params):
+    has_sinks = params[3]
+    results = inputs[:3] + (inputs[-1:] if has_sinks else ())
+    return tuple((x.shape, x.dtype) for x in results)
+
+
+def _sdpa_vjp_back(needs, cotangents, outs, q, k, v, g, *rest):
+    from mlxr.transforms.autograd import vjp
+
+    *tensors, scale, causal, has_mask, has_sinks, dtype = rest
+    function = _sdpa_function(scale, causal, has_mask, has_sinks, dtype)
+
+    def gradient(q, k, v, g, *tensors):
+        found = vjp(function, (q, k, v, *tensors), [g])[1]
+        return [*found[:3], *(found[-1:] if has_sinks else ())]
+
+    return tuple(vjp(gradient, (q, k, v, g, *tensors), list(cotangents))[1])
+
+
+sdpa_vjp_p = primitive("scaled_dot_product_attention_vjp", "fused", _sdpa_vjp_infer, vjp=_sdpa_vjp_back)
 sdpa_p = primitive(
     "scaled_dot_product_attention", "fused",
     lambda inputs, params: ((*inputs[0].shape[:-1], inputs[2].shape[-1]), params[-1]), vjp=_sdpa_back,
