@@ -65,24 +65,27 @@ cdef class Tape:
 
 
 class scope:
-    """Context of a running transform: opens the thread's tape, or joins the one that an outer transform has opened."""
+    """Context of a running transform.
 
-    __slots__ = ("tape",)
+    Joins the tape that an outer transform has opened, so that what happens inside is part of its record; where there is
+    none, or it is paused, opens a tape of its own.
+    """
+
+    __slots__ = ("outer", "tape")
 
     def __enter__(self):
-        tape = getattr(_running, "tape", None)
-        if tape is None:
-            tape = _running.tape = Tape()
-        tape.depth += 1
-        self.tape = tape
-        return tape
+        self.outer = running_tape()
+        if self.outer is None or not self.outer.recording:
+            _running.tape = Tape()
+        self.tape = _running.tape
+        self.tape.depth += 1
+        return self.tape
 
     def __exit__(self, *exc):
-        tape = self.tape
-        tape.depth -= 1
-        if tape.depth == 0:
-            _running.tape = None
-            tape.close()
+        self.tape.depth -= 1
+        if self.tape.depth == 0:
+            self.tape.close()
+        _running.tape = self.outer
         return False
 
 
@@ -101,16 +104,6 @@ class paused:
     def __exit__(self, *exc):
         self.tape.recording = self.was
         return False
-
-
-class resumed(paused):
-    """Context in which `tape` records again although an outer one has paused it."""
-
-    __slots__ = ()
-
-    def __enter__(self):
-        self.was = self.tape.recording
-        self.tape.recording = True
 
 
 def running_tape():

@@ -465,12 +465,11 @@ def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
             return fun(*args, **kwargs)
 
         def pull_back(inputs: Any, cotangents: Any, outputs: Any) -> list[Tensor]:
-            with tapes.scope() as tape, tapes.resumed(tape):
+            with tapes.scope() as tape:
                 leaves = [tapes.leaf(tape, x, identity_p) for x in inputs]
                 call_args, call_kwargs = rebuild_args(leaves)
                 again = tree.flatten(fun(*call_args, **call_kwargs))[0]
-                found = _backward(again, cotangents, leaves, release=False)
-                return [ops.zeros_like(x) if g is None else g for x, g in zip(leaves, found)]
+                return _gradients(tape, again, cotangents, leaves)
 
         return _as_one_node("checkpoint", lambda: fun(*args, **kwargs), tensors, lambda value, rebuild: pull_back)
 
