@@ -77,15 +77,16 @@ def module_name(path):
     return ".".join(path.with_suffix("").parts)
 
 
-def extension(name, source, isa_flags):
-    """Return the Extension of one compiled module."""
+def extension(name, source, isa_flags=None):
+    """Return the Extension of one compiled module; with `isa_flags` (maybe empty), one of kernels, which use OpenMP."""
+    kernels = isa_flags is not None
     return Extension(
         name,
         [str(source)],
         include_dirs=[str(KERNELS)],
         depends=[str(header) for header in sorted(KERNELS.glob("*.h"))],
-        extra_compile_args=[*COMMON_FLAGS, *WARNINGS, *isa_flags, *OPENMP_COMPILE, *sanitizer_flags()],
-        extra_link_args=[*OPENMP_LINK, *sanitizer_flags()],
+        extra_compile_args=[*COMMON_FLAGS, *WARNINGS, *(isa_flags or ()), *(OPENMP_COMPILE if kernels else ()), *sanitizer_flags()],
+        extra_link_args=[*(OPENMP_LINK if kernels else ()), *sanitizer_flags()],
         define_macros=[("CYTHON_USE_SYS_MONITORING", "0")],
     )
 
@@ -97,7 +98,7 @@ def extensions():
     ordinary = [p for p in sources if KERNELS not in p.parents]
     kernels = [p for p in sources if KERNELS in p.parents]
     translated = cythonize(
-        [extension(module_name(p), p, []) for p in [*ordinary, *kernels]],
+        [extension(module_name(p), p) for p in [*ordinary, *kernels]],
         nthreads=JOBS if len(sources) > 1 and not MACOS else 0,
         compiler_directives={"language_level": 3},
         show_all_warnings=False,

@@ -11,6 +11,8 @@ import os
 import pathlib
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from mlxr.errors import BackendUnavailableError, InvalidValueError
@@ -62,9 +64,28 @@ def choose(isa: str | None = None) -> str:
     return usable[-1]
 
 
+# How often an idle OpenMP thread looks for work before it sleeps: some 100 us. The runtime's own default is tens of
+# milliseconds, during which it takes a processor from the rest of the program.
+SPIN_COUNT = "5000"
+
+
+@contextmanager
+def _brief_spinning() -> Iterator[None]:
+    """Let the OpenMP runtime, which reads its settings when it is loaded, spin briefly, unless the user chose otherwise."""
+    chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
+    if not chosen:
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+    try:
+        yield
+    finally:
+        if not chosen:
+            del os.environ["GOMP_SPINCOUNT"]
+
+
 def load(isa: str, family: str) -> ModuleType:
     """Return the kernel module of `family` for an instruction set."""
-    return importlib.import_module(f"mlxr.cpu.{isa}.{family}")
+    with _brief_spinning():
+        return importlib.import_module(f"mlxr.cpu.{isa}.{family}")
 
 
 def families() -> list[ModuleType]:
