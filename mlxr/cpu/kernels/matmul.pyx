@@ -41,8 +41,12 @@ cdef extern from "microkernel.h" nogil:
     double fma1_f64(double a, double b, double c) noexcept
 
 cdef extern from "quantized.h" nogil:
+    ctypedef struct Ahead:
+        const char *data
+        Py_ssize_t row, rows, bytes
     void unpack_strip(int bits, const uint32_t *words, Py_ssize_t k0, Py_ssize_t nk, Py_ssize_t group,
-                      const float *scales, const float *biases, const float *x, float *dst) noexcept
+                      const float *scales, const float *biases, const float *x, float *dst, const Ahead *ahead,
+                      int areas) noexcept
 
 cdef extern from *:
     """
@@ -113,6 +117,7 @@ cdef struct Plan:
     Py_ssize_t ms, ks    # rows and k of A packed at a time
     Py_ssize_t mb, nb    # rows and columns of an item
     Py_ssize_t kp        # k of B packed at a time, within a block
+    Py_ssize_t grain     # items that a thread takes at a time
     Py_ssize_t shift     # by which the first piece of a block is shorter, for the others to start at cache lines
     Py_ssize_t grids     # groups of a quantized operand in ks of k
     bint summed          # a quantized operand is multiplied as it is unpacked
@@ -212,7 +217,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
         # Rows of B are long: few at a time, so that the hardware follows a handful of streams.
         p.nb, p.kp = 4096, 8 if m <= 2 else 16
         p.direct_b = native_b or (m <= GEMM_MR and not wide)
-        target = p.threads
+        target = 2 * p.threads
     else:
         # Columns of B are long: one strip of them, transposed piece by piece into the L1 cache.
         p.nb, p.kp = nr, 128
@@ -227,6 +232,9 @@ cdef void make_plan(Plan *p) noexcept nogil:
         parts = ceil_div(target, 2 * ceil_div(n, p.nb))
         if parts > 1:
             p.mb = min(p.ms, round_up(ceil_div(p.ms, parts), p.mr))
+
+    # Strips whose neighbours are prefetched are taken in runs.
+    p.grain = max(1, ceil_div(n, p.nb) // target) if p.nb <= nr else 1
 
     p.ld = round_up(p.nb, nr)
     p.packed_bytes = round_up(ceil_div(p.ms, p.mr) * p.sp * p.ks * size, 64)
@@ -316,14 +324,15 @@ cdef void pack_grid(const Operand *o, const char *grid, Py_ssize_t row, int dtyp
 
 cdef void unpack_rows(const Operand *o, Py_ssize_t row, Py_ssize_t col, Py_ssize_t rows, Py_ssize_t cols,
                       Py_ssize_t grid_col, const float *scales, const float *biases, const float *x,
-                      float *dst) noexcept nogil:
+                      float *dst, const Ahead *ahead, int areas) noexcept nogil:
     """Unpack up to NR rows x KC columns of a quantized matrix, lanes being rows; see unpack_strip for x and dst. The
     scales and biases start at column `grid_col`."""
     cdef float words[BLOCK_WORDS * GEMM_NR_f32]
     cdef Py_ssize_t stride = o.sw if o.kind == QUANT_LANES else o.sk
     pack_f32(FLOAT32, o.data + (row * stride + col * o.bits // 32) * 4, stride, 1, rows, cols * o.bits // 32,
              GEMM_NR_f32, GEMM_NR_f32, words)
-    unpack_strip(o.bits, <const uint32_t *>words, col - grid_col, cols, o.group, scales, biases, x, dst)
+    unpack_strip(o.bits, <const uint32_t *>words, col - grid_col, cols, o.group, scales, biases, x, dst,
+                 ahead, areas)
 
 
 cdef void pack_quantized_steps(const Operand *o, Py_ssize_t w0, Py_ssize_t k0, Py_ssize_t nw, Py_ssize_t nk,
@@ -342,7 +351,7 @@ cdef void pack_quantized_steps(const Operand *o, Py_ssize_t w0, Py_ssize_t k0, P
             s = ceil_div(w0 + w + cols, o.group) - g
             pack_grid(o, o.scales, o.scales_row, o.scales_dtype, k0 + k, g, rows, s, scales)
             pack_grid(o, o.biases, o.biases_row, o.biases_dtype, k0 + k, g, rows, s, biases)
-            unpack_rows(o, k0 + k, w0 + w, rows, cols, g * o.group, scales, biases, NULL, columns)
+            unpack_rows(o, k0 + k, w0 + w, rows, cols, g * o.group, scales, biases, NULL, columns, NULL, 0)
             for s in range(ceil_div(cols, nr)):
                 pack_f32(FLOAT32, <const char *>(columns + s * nr * nr), nr, 1, min(nr, cols - s * nr), rows, nr, nr,
                          dst + ((w // nr + s) * nk + k) * nr)
@@ -434,6 +443,49 @@ cdef void pack_a(Plan *p, Py_ssize_t i0, Py_ssize_t k0, Py_ssize_t rows, Py_ssiz
         unit = take(&p.packed)
 
 
+cdef void pack_grids(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t cols, Py_ssize_t ks,
+                     float *grids) noexcept nogil:
+    """Scales, then biases, of rows j0.. of a quantized operand, for ks of k: short rows, transposed like any others."""
+    cdef Py_ssize_t nr = GEMM_NR_f32, groups = ceil_div(ks, p.b.group), s, count
+    cdef float *strip
+    for s in range(ceil_div(cols, nr)):
+        strip = grids + s * p.grids * nr
+        count = min(nr, cols - s * nr)
+        pack_grid(&p.b, p.b.scales, p.b.scales_row, p.b.scales_dtype, j0 + s * nr, k0 // p.b.group, count, groups, strip)
+        pack_grid(&p.b, p.b.biases, p.b.biases_row, p.b.biases_dtype, j0 + s * nr, k0 // p.b.group, count, groups,
+                  strip + p.grids * p.ld)
+
+
+cdef void unpack_panel(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t kb, Py_ssize_t cols, Py_ssize_t ks,
+                       Py_ssize_t kc, const float *row, const float *grids, float *sums, float *panel) noexcept nogil:
+    """The panel of a block of k of a quantized operand whose rows are lanes. With one row of A there is no panel: the
+    block's share of the sums is computed at once."""
+    cdef const Operand *o = &p.b
+    cdef Py_ssize_t nr = GEMM_NR_f32, s, x, count
+    cdef const float *scales
+    cdef Ahead ahead[3]
+    cdef int areas = 0
+    if cols <= nr and kb + kc < ks:
+        areas = 1
+        ahead[0] = Ahead(o.data + (j0 * o.sw + (k0 + kb + kc) * o.bits // 32) * 4, o.sw * 4, cols, KC * o.bits // 8)
+    elif cols <= nr:
+        areas = 3
+        count = min(nr, p.n - j0 - cols)
+        ahead[0] = Ahead(o.data + ((j0 + cols) * o.sw + k0 * o.bits // 32) * 4, o.sw * 4, count, KC * o.bits // 8)
+        x = item_size(o.scales_dtype)
+        ahead[1] = Ahead(o.scales + (j0 + cols) * o.scales_row * x, o.scales_row * x, count, p.grids * x)
+        x = item_size(o.biases_dtype)
+        ahead[2] = Ahead(o.biases + (j0 + cols) * o.biases_row * x, o.biases_row * x, count, p.grids * x)
+    for s in range(ceil_div(cols, nr)):
+        scales = grids + s * p.grids * nr
+        count = min(nr, cols - s * nr)
+        unpack_rows(o, j0 + s * nr, k0 + kb, count, kc, k0, scales, scales + p.grids * p.ld,
+                    row + kb if p.summed else NULL, panel if p.summed else panel + s * nr * kc, ahead, areas)
+        if p.summed:
+            for x in range(nr):
+                sums[s * nr + x] = panel[x] if k0 + kb == 0 else sums[s * nr + x] + panel[x]
+
+
 cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t k0,
                    Py_ssize_t ks, const real *packed, Py_ssize_t panels, Py_ssize_t first, char *held,
                    char *own) noexcept nogil:
@@ -455,19 +507,8 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
     cdef real *dst
     if held != NULL:
         sums = <real *>held
-    # Quantized: strips of scales and biases, which are not needed any more when a tile is turned.
-    cdef float *scales = <float *>turned
-    cdef float *biases = scales + p.grids * ld
     if p.b.kind == QUANT_LANES:
-        # Scales and biases of all k at once: short rows, transposed like any others.
-        if real is float:
-            at = ceil_div(ks, p.b.group)
-            js = k0 // p.b.group
-            for strip in range(ceil_div(cols, nr)):
-                pack_grid(&p.b, p.b.scales, p.b.scales_row, p.b.scales_dtype, j0 + strip * nr, js,
-                          min(nr, cols - strip * nr), at, scales + strip * p.grids * nr)
-                pack_grid(&p.b, p.b.biases, p.b.biases_row, p.b.biases_dtype, j0 + strip * nr, js,
-                          min(nr, cols - strip * nr), at, biases + strip * p.grids * nr)
+        pack_grids(p, j0, k0, cols, ks, <float *>turned)  # no longer needed when a tile is turned
     # Columns that whole vectors cover; only those can be read or written where the matrices lie.
     whole = cols // lanes * lanes
     if whole != cols:
@@ -480,19 +521,8 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
         while True:
             cl = min(p.kp - p.shift if c == 0 else p.kp, kc - c)
             if p.b.kind == QUANT_LANES:
-                # One panel, or one row of A, which is multiplied strip by strip without a panel.
                 if real is float:
-                    for strip in range(ceil_div(cols, nr)):
-                        js = strip * nr
-                        at = strip * p.grids * nr
-                        if not p.summed:
-                            unpack_rows(&p.b, j0 + js, k0 + kb + c, min(nr, cols - js), cl, k0, scales + at,
-                                        biases + at, NULL, panel + js * cl)
-                            continue
-                        unpack_rows(&p.b, j0 + js, k0 + kb + c, min(nr, cols - js), cl, k0, scales + at, biases + at,
-                                    packed + kb + c, panel)
-                        for at in range(nr):
-                            sums[js + at] = panel[at] if k0 + kb == 0 else sums[js + at] + panel[at]
+                    unpack_panel(p, j0, k0, kb, cols, ks, kc, packed, <const float *>turned, sums, panel)
                 if p.summed:
                     break
             elif from_panel < cols:
@@ -542,8 +572,8 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
             finish_tile(p, sums + js, ld, i0, j0 + js, rows, cols - js, turned)
 
 
-cdef void work(Plan *p, char *shared, char *own, bint team, real *tag) noexcept nogil:
-    """One thread's part of a product; the whole of it when `team` is false."""
+cdef void work(Plan *p, char *shared, real *own, bint team) noexcept nogil:
+    """One thread's part of a product; the whole of it when `team` is false. `own` is its scratch memory."""
     cdef Py_ssize_t slab, i0, k0, rows, ks, panels, columns, items, item, i, j
     cdef bint lead = not team or threadid() == 0
     cdef real *packed = <real *>shared
@@ -562,7 +592,7 @@ cdef void work(Plan *p, char *shared, char *own, bint team, real *tag) noexcept 
                 team_barrier()
             if lead:
                 rewind_counter(&p.packed)
-            item = take(&p.done)
+            item = take(&p.done) * p.grain
             while item < items:
                 i = item // columns * p.mb
                 j = item % columns * p.nb
@@ -570,8 +600,10 @@ cdef void work(Plan *p, char *shared, char *own, bint team, real *tag) noexcept 
                 if p.held_bytes != 0:
                     held = shared + p.packed_bytes + item * p.tile_bytes
                 run_item(p, i0 + i, j, min(p.mb, rows - i), min(p.nb, p.n - j), k0, ks,
-                         packed, panels, i // p.mr, held, own)
-                item = take(&p.done)
+                         packed, panels, i // p.mr, held, <char *>own)
+                item += 1
+                if item % p.grain == 0:
+                    item = take(&p.done) * p.grain
             k0 += ks
             if k0 >= p.k and i0 + p.ms >= p.m:
                 return
@@ -730,9 +762,9 @@ cdef Plan locate(const Batch *t, Py_ssize_t product) noexcept nogil:
 
 cdef void run(Plan *p, char *shared, char *own, bint team) noexcept nogil:
     if p.out_dtype == FLOAT64:
-        work[double](p, shared, own, team, NULL)
+        work(p, shared, <double *>own, team)
     else:
-        work[float](p, shared, own, team, NULL)
+        work(p, shared, <float *>own, team)
 
 
 cdef void run_products(const Batch *t, Py_ssize_t *next_product, char *scratch) noexcept nogil:
