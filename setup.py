@@ -4,8 +4,9 @@ Ordinary modules are built once. The kernels in ``mlxr/cpu/kernels`` are transla
 instruction set, into ``mlxr/cpu/<isa>/``; the CPU backend picks one set when it is imported.
 
 Build options (environment variables):
-    MLXR_BUILD_ISA       comma-separated instruction sets (v2,v3,v4 on x86-64; base elsewhere), or ``native`` for the best
-                         one that this machine runs. Default: all of the architecture.
+    MLXR_BUILD_ISA       comma-separated instruction sets (v2,v3,v4 on x86-64; base elsewhere). ``native``: the best one
+                         that this machine runs. ``none``: the Python part alone (``make`` installs that in place, and
+                         compiles by itself). Default: all of the architecture.
     MLXR_BUILD_SANITIZE  ``address,undefined``: build with these sanitizers (see ``make sanitize``).
     MLXR_BUILD_JOBS      compilers to run at a time. Default: the number of processors.
 """
@@ -49,7 +50,7 @@ def instruction_sets():
     chosen = [isa for isa in wanted.split(",") if isa]
     unknown = set(chosen) - set(every)
     if unknown or not chosen:
-        raise SystemExit(f"MLXR_BUILD_ISA={wanted}: this machine knows {', '.join(every)}, all and native")
+        raise SystemExit(f"MLXR_BUILD_ISA={wanted}: this machine knows {', '.join(every)}, all, native, none")
     return chosen
 
 
@@ -127,4 +128,7 @@ class BuildExtensions(build_ext):
         self.parallel = self.parallel or JOBS
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions})
+setup(
+    ext_modules=[] if os.environ.get("MLXR_BUILD_ISA") == "none" else extensions(),
+    cmdclass={"build_ext": BuildExtensions},
+)

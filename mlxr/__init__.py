@@ -4,33 +4,86 @@
 ``mlxr.fast``, ``mlxr.random`` hold the rest.
 """
 
-from mlxr import errors
+from mlxr import (
+    errors,
+    fast,
+)
 from mlxr._version import __version__
 from mlxr.backends import registry as _registry
 from mlxr.core.device import (
-    Device, DeviceType, Stream, cpu, default_device, default_stream, gpu, is_available, new_stream, set_default_device,
-    set_default_stream, stream,
+    Device,
+    DeviceType,
+    Stream,
+    cpu,
+    default_device,
+    default_stream,
+    gpu,
+    is_available,
+    new_stream,
+    set_default_device,
+    set_default_stream,
+    stream,
 )
 from mlxr.core.dispatch import broadcast_shapes
 from mlxr.core.dtype import (
-    Dtype, DtypeCategory, bfloat16, bool_, complex64, complexfloating, finfo, float16, float32, float64, floating,
-    generic, iinfo, inexact, int8, int16, int32, int64, integer, issubdtype, number, signedinteger, uint8, uint16,
-    uint32, uint64, unsignedinteger,
+    Dtype,
+    DtypeCategory,
+    bfloat16,
+    bool_,
+    complex64,
+    complexfloating,
+    finfo,
+    float16,
+    float32,
+    float64,
+    floating,
+    generic,
+    iinfo,
+    inexact,
+    int8,
+    int16,
+    int32,
+    int64,
+    integer,
+    issubdtype,
+    number,
+    signedinteger,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+    unsignedinteger,
 )
 from mlxr.core.interop import from_dlpack
 from mlxr.core.printing import PrintOptions, get_printoptions, printoptions, set_printoptions
 from mlxr.core.storage import (
-    clear_cache, get_active_memory, get_cache_limit, get_cache_memory, get_copied_bytes, get_memory_limit,
-    get_peak_memory, reset_copied_bytes, reset_peak_memory, set_cache_limit, set_memory_limit, set_wired_limit,
+    clear_cache,
+    get_active_memory,
+    get_cache_limit,
+    get_cache_memory,
+    get_copied_bytes,
+    get_memory_limit,
+    get_peak_memory,
+    reset_copied_bytes,
+    reset_peak_memory,
+    set_cache_limit,
+    set_memory_limit,
+    set_wired_limit,
 )
 from mlxr.core.tensor import Tensor
 from mlxr.io import load, save, save_safetensors, savez, savez_compressed
-from mlxr.ops import *  # noqa: F403
-
+from mlxr.ops import *
 from mlxr.transforms import (
-    async_eval, checkpoint, custom_function, eval, grad, jvp, stop_gradient, synchronize, value_and_grad, vjp,
+    async_eval,
+    checkpoint,
+    custom_function,
+    eval,
+    grad,
+    jvp,
+    stop_gradient,
+    synchronize,
+    value_and_grad,
+    vjp,
 )
-
-from mlxr import fast  # noqa: E402
 
 array = Tensor

@@ -1,0 +1,1 @@
+"""Whoever executes primitives: the contract, the registry, and one module per backend."""

@@ -11,13 +11,13 @@ from mlxr.core import interop as _interop
 from mlxr.core import printing as _printing
 from mlxr.core.tensor import get_bindings as _get_bindings
 from mlxr.ops import elementwise as _elementwise
-from mlxr.ops.creation import *  # noqa: F403
-from mlxr.ops.elementwise import *  # noqa: F403
-from mlxr.ops.fused import *  # noqa: F403
-from mlxr.ops.indexing import *  # noqa: F403
-from mlxr.ops.layout import *  # noqa: F403
-from mlxr.ops.matmul import *  # noqa: F403
-from mlxr.ops.reduce import *  # noqa: F403
+from mlxr.ops.creation import *
+from mlxr.ops.elementwise import *
+from mlxr.ops.fused import *
+from mlxr.ops.indexing import *
+from mlxr.ops.layout import *
+from mlxr.ops.matmul import *
+from mlxr.ops.reduce import *
 
 
 def _install() -> None:

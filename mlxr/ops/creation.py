@@ -10,7 +10,6 @@ from mlxr.core import dtype as dtypes
 from mlxr.core import interop
 from mlxr.core.device import device_of
 from mlxr.core.dispatch import as_operand, create
-from mlxr.core.dtype import Dtype
 from mlxr.core.tensor import Tensor
 from mlxr.errors import ArgumentTypeError, InvalidValueError, ShapeError
 from mlxr.ops.declare import primitive
@@ -152,12 +151,16 @@ def zeros(shape, dtype=dtypes.float32, *, device=None, stream=None):
     -------
     Tensor
     """
-    return _filled(0, shape_of(shape, "zeros"), dtype or dtypes.float32, device_of(device if device is not None else stream))
+    return _filled(
+        0, shape_of(shape, "zeros"), dtype or dtypes.float32, device_of(device if device is not None else stream)
+    )
 
 
 def ones(shape, dtype=dtypes.float32, *, device=None, stream=None):
     """Return a tensor of ones; parameters as :func:`zeros`."""
-    return _filled(1, shape_of(shape, "ones"), dtype or dtypes.float32, device_of(device if device is not None else stream))
+    return _filled(
+        1, shape_of(shape, "ones"), dtype or dtypes.float32, device_of(device if device is not None else stream)
+    )
 
 
 def empty(shape, dtype=dtypes.float32, *, device=None, stream=None):
@@ -253,10 +256,7 @@ def arange(start, stop=None, step=None, dtype=None, *, device=None, stream=None)
     integral = all(isinstance(v, int) for v in values)
     if dtype is None:
         dtype = dtypes.int32 if integral else dtypes.float32
-    if integral:
-        count = max(0, -((start - stop) // step))
-    else:
-        count = max(0, math.ceil((stop - start) / step))
+    count = max(0, -((start - stop) // step) if integral else math.ceil((stop - start) / step))
     if count > 2**31 - 1 and not integral:
         raise InvalidValueError(f"[arange] {count} elements are more than the maximum", op="arange")
     device = device_of(device if device is not None else stream)

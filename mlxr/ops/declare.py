@@ -307,7 +307,7 @@ def binary(
     if vjp:
 
         def both(needs: Sequence[bool], g: Any, out: Any, a: Any, b: Any) -> tuple[Any, Any]:
-            return tuple(f(g, out, a, b) if need and f else None for need, f in zip(needs, vjp))
+            return tuple(f(g, out, a, b) if need and f else None for need, f in zip(needs, vjp, strict=True))
 
         rules["vjp"] = both
     p = Primitive(name, "elementwise", **rules)

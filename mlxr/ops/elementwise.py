@@ -13,12 +13,25 @@ import numpy as np
 
 import mlxr.ops as ops  # other families, in gradients: complete by the time a gradient runs
 from mlxr.core import dtype
-from mlxr.core.dtype import Dtype
 from mlxr.core.dispatch import apply, as_operand, as_operands, broadcast_shapes
-from mlxr.ops.declare import (
-    BOOL, COMPLEX, EVERY, FLOATING, INTEGER, NUMERIC, REAL, Refusal, Sample, binary, operation, primitive, spread, unary,
-)
+from mlxr.core.dtype import Dtype
 from mlxr.errors import DtypeError, InvalidValueError, ShapeError
+from mlxr.ops.declare import (
+    BOOL,
+    COMPLEX,
+    EVERY,
+    FLOATING,
+    INTEGER,
+    NUMERIC,
+    REAL,
+    Refusal,
+    Sample,
+    binary,
+    operation,
+    primitive,
+    spread,
+    unary,
+)
 
 __all__ = [
     "abs", "acos", "acosh", "add", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "asin",
@@ -26,13 +39,13 @@ __all__ = [
     "bitwise_or", "bitwise_right_shift", "bitwise_xor", "ceil", "clip", "conj", "conjugate", "contiguous", "cos",
     "cosh", "degrees", "divide", "divmod", "equal", "erf", "erfinv", "exp", "expm1", "floor", "floor_divide",
     "greater", "greater_equal", "imag", "isfinite", "isinf", "isnan", "isneginf", "isposinf", "left_shift", "less",
-    "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or",
+    "less_equal", "log", "log1p", "log2", "log10", "logaddexp", "logical_and", "logical_not", "logical_or",
     "logical_xor", "maximum", "minimum", "multiply", "nan_to_num", "negative", "not_equal", "positive", "pow",
     "power", "radians", "real", "reciprocal", "remainder", "right_shift", "round", "rsqrt", "sigmoid", "sign",
     "sin", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "trunc", "where",
 ]
 
-# ruff: noqa: A001 -- the ops have MLX's names
+
 
 # ------------------------------------------------------------------ arithmetic
 
@@ -553,11 +566,20 @@ def where(condition, x, y, /, *, stream=None):
     return apply(select_p, (condition, x, y), (), stream)
 
 
-@operation("elementwise", differentiable=(0,), reference=lambda a, lo, hi: np.clip(a, lo, hi), ulps=0,
-           samples=lambda rng: iter([
-               Sample((spread(rng, (5, 4), -3, 3), -1.0, 1.5)), Sample((spread(rng, (6,), -3, 3), None, 0.5)),
-               Sample((spread(rng, (6,), -3, 3), 0.25, None)), Sample((spread(rng, (2, 3), -3, 3), spread(rng, (3,), -2, 0), 1.0)),
-           ]))
+@operation(
+    "elementwise",
+    differentiable=(0,),
+    reference=lambda a, lo, hi: np.clip(a, lo, hi),
+    ulps=0,
+    samples=lambda rng: iter(
+        [
+            Sample((spread(rng, (5, 4), -3, 3), -1.0, 1.5)),
+            Sample((spread(rng, (6,), -3, 3), None, 0.5)),
+            Sample((spread(rng, (6,), -3, 3), 0.25, None)),
+            Sample((spread(rng, (2, 3), -3, 3), spread(rng, (3,), -2, 0), 1.0)),
+        ]
+    ),
+)
 def clip(a, /, a_min, a_max, *, stream=None):
     """Limit the elements to an interval; NaN stays NaN.
 
@@ -647,9 +669,15 @@ def positive(a, /, *, stream=None):
     return as_operand(a, "positive")
 
 
-@operation("elementwise", reference=lambda a, nan=0.0, posinf=None, neginf=None: np.nan_to_num(a, nan=nan, posinf=posinf, neginf=neginf),
-           dtypes=(dtype.float32, dtype.float64), ulps=0,
-           samples=lambda rng: iter([Sample((np.array([1.0, np.nan, np.inf, -np.inf, -0.0]),), {"posinf": 7.0, "neginf": -7.0})]))
+@operation(
+    "elementwise",
+    reference=lambda a, nan=0.0, posinf=None, neginf=None: np.nan_to_num(a, nan=nan, posinf=posinf, neginf=neginf),
+    dtypes=(dtype.float32, dtype.float64),
+    ulps=0,
+    samples=lambda rng: iter(
+        [Sample((np.array([1.0, np.nan, np.inf, -np.inf, -0.0]),), {"posinf": 7.0, "neginf": -7.0})]
+    ),
+)
 def nan_to_num(a, nan=0.0, posinf=None, neginf=None, *, stream=None):
     """Replace NaN and infinities by finite numbers.
 

@@ -11,13 +11,13 @@ import numpy as np
 
 import mlxr.ops as ops  # other families: complete by the time a function runs
 from mlxr.core import dtype as dtypes
-from mlxr.core.dispatch import apply, as_operand, broadcast_shapes
+from mlxr.core.dispatch import apply, as_operand
 from mlxr.core.dtype import promote_types
 from mlxr.core.tensor import Tensor
 from mlxr.errors import BoundsError, DtypeError, InvalidValueError, ShapeError
 from mlxr.ops.declare import FLOATING, Refusal, Sample, operation, primitive, spread
-from mlxr.ops.elementwise import astype, exp, multiply, subtract, where
-from mlxr.ops.layout import broadcast_to, expand_dims, moveaxis, normalize_axes, reshape, squeeze, swapaxes, transpose
+from mlxr.ops.elementwise import astype, multiply, subtract, where
+from mlxr.ops.layout import broadcast_to, expand_dims, normalize_axes, reshape, swapaxes, transpose
 
 __all__ = ["softmax"]
 

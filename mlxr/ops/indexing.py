@@ -15,13 +15,16 @@ from mlxr.core import layout
 from mlxr.core.dispatch import apply, as_operand, broadcast_shapes
 from mlxr.core.tensor import Tensor
 from mlxr.errors import ArgumentTypeError, BoundsError, DtypeError, InvalidValueError, ShapeError
-from mlxr.ops.declare import EVERY, FLOATING, Refusal, Sample, operation, primitive, spread
+from mlxr.ops.declare import EVERY, Refusal, Sample, operation, primitive, spread
 from mlxr.ops.elementwise import astype, where
 from mlxr.ops.layout import (
-    broadcast_to, expand_dims, normalize_axis, reshape, slice_p, slice_update_p, squeeze, sum_to_shape, transpose,
+    broadcast_to,
+    normalize_axis,
+    reshape,
+    slice_p,
+    slice_update_p,
+    transpose,
 )
-
-# ruff: noqa: A001 -- the ops have MLX's names
 
 __all__ = ["ArrayAt", "getitem", "put_along_axis", "setitem", "slice", "slice_update", "take", "take_along_axis"]
 
@@ -34,7 +37,7 @@ ASSIGN, ADD, PROD, MAX, MIN = "assign", "add", "prod", "max", "min"
 
 def _gather_infer(inputs, params):
     x, indices = inputs[0], inputs[1:]
-    axes, sizes = params
+    _, sizes = params
     return indices[0].shape + sizes, x.dtype
 
 
@@ -565,10 +568,19 @@ def _take_along_samples(rng):
     yield Sample((x, np.array([19, 3])), {"axis": None})
 
 
-@operation("indexing", primitive=take_along_axis_p, samples=_take_along_samples, dtypes=EVERY, differentiable=(0,), ulps=0,
-           reference=lambda a, indices, axis=None: np.take_along_axis(a, indices.astype(np.int64), axis),
-           refusals=(Refusal((np.ones((2, 3), np.float32), np.array([[5]])), BoundsError, {"axis": 0}),
-                     Refusal((np.ones((2, 3), np.float32), np.array([0])), ShapeError, {"axis": 0})))
+@operation(
+    "indexing",
+    primitive=take_along_axis_p,
+    samples=_take_along_samples,
+    dtypes=EVERY,
+    differentiable=(0,),
+    ulps=0,
+    reference=lambda a, indices, axis=None: np.take_along_axis(a, indices.astype(np.int64), axis),
+    refusals=(
+        Refusal((np.ones((2, 3), np.float32), np.array([[5]])), BoundsError, {"axis": 0}),
+        Refusal((np.ones((2, 3), np.float32), np.array([0])), ShapeError, {"axis": 0}),
+    ),
+)
 def take_along_axis(a, /, indices, axis=None, *, stream=None):
     """Return, for each position of `indices`, the element of `a` at that index along an axis.
 
@@ -609,9 +621,18 @@ def _put_along_samples(rng):
     yield Sample((x, np.array([[1, 0]] * 4), spread(rng, (4, 2), 3, 4)), {"axis": 1})
 
 
-@operation("indexing", primitive=put_along_axis_p, samples=_put_along_samples, reference=_put_along_reference,
-           dtypes=EVERY, differentiable=(0, 2), ulps=0,
-           refusals=(Refusal((np.ones((2, 3), np.float32), np.array([[5]]), np.ones((1, 1), np.float32)), BoundsError, {"axis": 0}),))
+@operation(
+    "indexing",
+    primitive=put_along_axis_p,
+    samples=_put_along_samples,
+    reference=_put_along_reference,
+    dtypes=EVERY,
+    differentiable=(0, 2),
+    ulps=0,
+    refusals=(
+        Refusal((np.ones((2, 3), np.float32), np.array([[5]]), np.ones((1, 1), np.float32)), BoundsError, {"axis": 0}),
+    ),
+)
 def put_along_axis(a, /, indices, values, axis=None, *, stream=None):
     """Return `a` with, for each position of `indices`, a value stored at that index along an axis.
 
@@ -680,10 +701,10 @@ def slice(a, start_indices, axes, slice_size, *, stream=None):
     a = as_operand(a, "slice")
     starts, axes = _slice_arguments(a, start_indices, axes, "slice")
     size = tuple(slice_size)
-    if len(size) != a.ndim or any(m > n for m, n in zip(size, a.shape)):
+    if len(size) != a.ndim or any(m > n for m, n in zip(size, a.shape, strict=True)):
         raise ShapeError(f"[slice] a block of {size} does not fit shape {a.shape}", op="slice", shapes=(a.shape, size))
     begin = [0] * a.ndim
-    for start, axis in zip(starts, axes):
+    for start, axis in zip(starts, axes, strict=True):
         begin[axis] = min(max(start, 0), a.shape[axis] - size[axis])
     return layout.slice_view(slice_p, a, tuple(begin), size, (1,) * a.ndim)
 
@@ -713,10 +734,10 @@ def slice_update(a, update, start_indices, axes, *, stream=None):
     starts, axes = _slice_arguments(a, start_indices, axes, "slice_update")
     if update.ndim < a.ndim:
         update = reshape(update, (1,) * (a.ndim - update.ndim) + update.shape)
-    if update.ndim != a.ndim or any(m > n for m, n in zip(update.shape, a.shape)):
+    if update.ndim != a.ndim or any(m > n for m, n in zip(update.shape, a.shape, strict=True)):
         raise ShapeError(f"[slice_update] an update of {update.shape} does not fit shape {a.shape}", op="slice_update",
                          shapes=(a.shape, update.shape))
     begin = [0] * a.ndim
-    for start, axis in zip(starts, axes):
+    for start, axis in zip(starts, axes, strict=True):
         begin[axis] = min(max(start, 0), a.shape[axis] - update.shape[axis])
     return apply(slice_update_p, (a, update), (tuple(begin), update.shape, (1,) * a.ndim), stream)

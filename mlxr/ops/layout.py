@@ -22,7 +22,7 @@ __all__ = [
     "transpose", "unflatten", "unstack", "view",
 ]
 
-# ruff: noqa: A001 -- the ops have MLX's names
+
 
 
 def normalize_axis(axis, ndim, op):
@@ -380,12 +380,18 @@ def flatten(a, /, start_axis=0, end_axis=-1, *, stream=None):
     if start >= a.ndim or end < start:
         raise AxisError(f"[flatten] axes {start_axis} to {end_axis} are no run of axes of shape {a.shape}",
                         op="flatten", axis=(start_axis, end_axis), ndim=a.ndim)
-    return reshape(a, a.shape[:start] + (math.prod(a.shape[start:end + 1]),) + a.shape[end + 1:])
+    return reshape(a, (*a.shape[:start], math.prod(a.shape[start : end + 1]), *a.shape[end + 1 :]))
 
 
-@operation("layout", dtypes=EVERY, differentiable=(0,), ulps=0, samples=_samples(((4, 6), 1, (2, 3)), ((12,), 0, (3, -1))),
-           reference=lambda a, axis, shape: a.reshape(*a.shape[:axis], *shape, *a.shape[axis + 1:]),
-           refusals=(Refusal((np.ones((2, 3)), 1, (2, 2)), ShapeError), Refusal((np.ones((2, 3)), 2, (1,)), AxisError)))
+@operation(
+    "layout",
+    dtypes=EVERY,
+    differentiable=(0,),
+    ulps=0,
+    samples=_samples(((4, 6), 1, (2, 3)), ((12,), 0, (3, -1))),
+    reference=lambda a, axis, shape: a.reshape(*a.shape[:axis], *shape, *a.shape[axis + 1 :]),
+    refusals=(Refusal((np.ones((2, 3)), 1, (2, 2)), ShapeError), Refusal((np.ones((2, 3)), 2, (1,)), AxisError)),
+)
 def unflatten(a, /, axis, shape, *, stream=None):
     """Return a view in which one axis has become several.
 
@@ -504,7 +510,9 @@ def diagonal(a, /, offset=0, axis1=0, axis2=1, stream=None):
         raise ShapeError(f"[diagonal] needs at least two axes, got shape {a.shape}", op="diagonal", shapes=(a.shape,))
     i, j = normalize_axis(axis1, a.ndim, "diagonal"), normalize_axis(axis2, a.ndim, "diagonal")
     if i == j:
-        raise AxisError("[diagonal] axis1 and axis2 cannot be the same", op="diagonal", axis=(axis1, axis2), ndim=a.ndim)
+        raise AxisError(
+            "[diagonal] axis1 and axis2 cannot be the same", op="diagonal", axis=(axis1, axis2), ndim=a.ndim
+        )
     rows, columns = a.shape[i], a.shape[j]
     first = (max(-offset, 0), max(offset, 0))
     n = max(0, min(rows - first[0], columns - first[1]))
@@ -620,7 +628,7 @@ def _concatenate_infer(inputs, params):
 def _concatenate_back(needs, g, out, *args):
     *inputs, axis = args
     grads, start = [], 0
-    for need, x in zip(needs, inputs):
+    for need, x in zip(needs, inputs, strict=True):
         stop = start + x.shape[axis]
         starts = tuple(start if k == axis else 0 for k in range(x.ndim))
         grads.append(layout.slice_view(slice_p, g, starts, x.shape, (1,) * x.ndim) if need else None)
@@ -670,7 +678,7 @@ def concatenate(arrays, axis=0, *, stream=None):
     for a in arrays[1:]:
         dtype = promote_types(dtype, a.dtype)
         if a.ndim != arrays[0].ndim or any(
-            m != n for k, (m, n) in enumerate(zip(a.shape, arrays[0].shape)) if k != axis
+            m != n for k, (m, n) in enumerate(zip(a.shape, arrays[0].shape, strict=True)) if k != axis
         ):
             raise ShapeError(
                 f"[concatenate] shapes {', '.join(str(x.shape) for x in arrays)} differ outside axis {axis}",
@@ -758,7 +766,7 @@ def split(a, /, indices_or_sections, axis=0, *, stream=None):
     else:
         cuts = [min(max(c + n if c < 0 else c, 0), n) for c in indices_or_sections]
     result = []
-    for start, stop in zip([0, *cuts], [*cuts, n]):
+    for start, stop in zip([0, *cuts], [*cuts, n], strict=True):
         starts = tuple(start if k == axis else 0 for k in range(a.ndim))
         shape = tuple(max(0, stop - start) if k == axis else m for k, m in enumerate(a.shape))
         result.append(layout.slice_view(slice_p, a, starts, shape, (1,) * a.ndim))
@@ -808,8 +816,8 @@ def tile(a, reps, /, *, stream=None):
     shape = (1,) * (ndim - a.ndim) + a.shape
     # (n, m) repeated (r, s) times is (r, n, s, m) broadcast from (1, n, 1, m).
     spaced = reshape(a, tuple(k for n in shape for k in (1, n)))
-    repeated = broadcast_to(spaced, tuple(k for r, n in zip(reps, shape) for k in (r, n)))
-    return reshape(repeated, tuple(r * n for r, n in zip(reps, shape)))
+    repeated = broadcast_to(spaced, tuple(k for r, n in zip(reps, shape, strict=True) for k in (r, n)))
+    return reshape(repeated, tuple(r * n for r, n in zip(reps, shape, strict=True)))
 
 
 @operation("indexing", reference=lambda array, repeats, axis=None: np.repeat(array, repeats, axis), dtypes=EVERY,
@@ -865,7 +873,7 @@ def roll(a, shift, axis=None, *, stream=None):
     shifts = (shift,) * len(axes) if hasattr(shift, "__index__") else tuple(shift)
     if len(shifts) != len(axes):
         raise InvalidValueError(f"[roll] {len(shifts)} shifts for {len(axes)} axes", op="roll")
-    for s, k in zip(shifts, axes):
+    for s, k in zip(shifts, axes, strict=True):
         k = normalize_axis(k, a.ndim, "roll")
         n = a.shape[k]
         if n and s % n:
@@ -916,12 +924,22 @@ def _pad_width(width, ndim):
     return [tuple(w) * 2 if len(w) == 1 else tuple(w) for w in (width * ndim if len(width) == 1 else width)]
 
 
-@operation("indexing", dtypes=EVERY, differentiable=(0,), ulps=0,
-           reference=lambda a, width, mode="constant", constant_values=0: np.pad(
-               a, width, mode, **({"constant_values": constant_values} if mode == "constant" else {})),
-           samples=_samples(((2, 3), 1), ((2, 3), ((1, 0), (2, 3))), ((3,), 2, "edge"), ((2, 3), ((0, 1), (1, 1)), "constant", 2)),
-           refusals=(Refusal((np.ones((2, 3)), ((1, 1), (1, 1), (1, 1))), ShapeError),
-                     Refusal((np.ones((2, 3)), -1), InvalidValueError)))
+@operation(
+    "indexing",
+    dtypes=EVERY,
+    differentiable=(0,),
+    ulps=0,
+    reference=lambda a, width, mode="constant", constant_values=0: np.pad(
+        a, width, mode, **({"constant_values": constant_values} if mode == "constant" else {})
+    ),
+    samples=_samples(
+        ((2, 3), 1), ((2, 3), ((1, 0), (2, 3))), ((3,), 2, "edge"), ((2, 3), ((0, 1), (1, 1)), "constant", 2)
+    ),
+    refusals=(
+        Refusal((np.ones((2, 3)), ((1, 1), (1, 1), (1, 1))), ShapeError),
+        Refusal((np.ones((2, 3)), -1), InvalidValueError),
+    ),
+)
 def pad(a, pad_width, mode="constant", constant_values=0, *, stream=None):
     """Add elements around an array.
 
@@ -952,7 +970,7 @@ def pad(a, pad_width, mode="constant", constant_values=0, *, stream=None):
         raise ShapeError(f"[pad] {len(widths)} pairs of widths for shape {a.shape}", op="pad", shapes=(a.shape,))
     if any(w < 0 for pair in widths for w in pair):
         raise InvalidValueError(f"[pad] widths cannot be negative, got {pad_width}", op="pad")
-    shape = tuple(n + low + high for n, (low, high) in zip(a.shape, widths))
+    shape = tuple(n + low + high for n, (low, high) in zip(a.shape, widths, strict=True))
     if mode == "constant":
         value = astype(as_operand(constant_values, "pad"), a.dtype)
         base = ops.full(shape, value)

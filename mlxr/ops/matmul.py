@@ -8,11 +8,20 @@ import numpy as np
 
 import mlxr.ops as ops  # other families: complete by the time a function runs
 from mlxr.core.dispatch import apply, as_operand, broadcast_shapes
-from mlxr.core.dtype import float32, promote_types
+from mlxr.core.dtype import promote_types
 from mlxr.errors import DtypeError, InvalidValueError, ShapeError
 from mlxr.ops.declare import COMPLEX, FLOATING, Refusal, Sample, operation, primitive, spread
 from mlxr.ops.elementwise import astype, conjugate, multiply
-from mlxr.ops.layout import broadcast_to, expand_dims, normalize_axes, reshape, squeeze, sum_to_shape, swapaxes, transpose
+from mlxr.ops.layout import (
+    broadcast_to,
+    expand_dims,
+    normalize_axes,
+    reshape,
+    squeeze,
+    sum_to_shape,
+    swapaxes,
+    transpose,
+)
 
 __all__ = ["addmm", "inner", "matmul", "outer", "tensordot", "vecdot"]
 
@@ -145,10 +154,17 @@ def _addmm_samples(rng):
     yield Sample((spread(rng, (), -1, 1), spread(rng, (2, 3, 4), -1, 1), spread(rng, (4, 5), -1, 1)))
 
 
-@operation("matmul", primitive=addmm_p, samples=_addmm_samples, dtypes=FLOATING, differentiable=(0, 1, 2),
-           reference=lambda c, a, b, alpha=1.0, beta=1.0: alpha * (a @ b) + beta * c, ulps=4,
-           scale=lambda c, a, b, alpha=1.0, beta=1.0: abs(alpha) * _magnitude(a, b) + abs(beta) * np.abs(c),
-           refusals=(Refusal((np.ones(4, np.float32), np.ones((2, 3), np.float32), np.ones((3, 5), np.float32)), ShapeError),))
+@operation(
+    "matmul",
+    primitive=addmm_p,
+    samples=_addmm_samples,
+    dtypes=FLOATING,
+    differentiable=(0, 1, 2),
+    reference=lambda c, a, b, alpha=1.0, beta=1.0: alpha * (a @ b) + beta * c,
+    ulps=4,
+    scale=lambda c, a, b, alpha=1.0, beta=1.0: abs(alpha) * _magnitude(a, b) + abs(beta) * np.abs(c),
+    refusals=(Refusal((np.ones(4, np.float32), np.ones((2, 3), np.float32), np.ones((3, 5), np.float32)), ShapeError),),
+)
 def addmm(c, a, b, /, alpha=1.0, beta=1.0, *, stream=None):
     """Return ``alpha * (a @ b) + beta * c``, in one pass over the result.
 
@@ -264,7 +280,7 @@ def tensordot(a, b, /, axes=2, *, stream=None):
         left, right = (list(x) if not hasattr(x, "__index__") else [x] for x in axes)
         left = [normalize_axes(k, a.ndim, "tensordot")[0] for k in left]
         right = [normalize_axes(k, b.ndim, "tensordot")[0] for k in right]
-    if len(left) != len(right) or any(a.shape[i] != b.shape[j] for i, j in zip(left, right)):
+    if len(left) != len(right) or any(a.shape[i] != b.shape[j] for i, j in zip(left, right, strict=True)):
         raise ShapeError(f"[tensordot] axes {left} of {a.shape} do not match axes {right} of {b.shape}", op="tensordot",
                          shapes=(a.shape, b.shape))
     rest_a = [k for k in range(a.ndim) if k not in left]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 
 import numpy as np
@@ -10,10 +9,29 @@ import numpy as np
 import mlxr.ops as ops  # other families: complete by the time a function runs
 from mlxr.core import dtype as dtypes
 from mlxr.core.dispatch import apply, as_operand
-from mlxr.errors import DtypeError, InvalidValueError, ShapeError
-from mlxr.ops.declare import BOOL, EVERY, FLOATING, INTEGER, NUMERIC, REAL, Refusal, Sample, operation, primitive, spread
+from mlxr.errors import ShapeError
+from mlxr.ops.declare import (
+    EVERY,
+    FLOATING,
+    INTEGER,
+    NUMERIC,
+    REAL,
+    Refusal,
+    Sample,
+    operation,
+    primitive,
+    spread,
+)
 from mlxr.ops.elementwise import (
-    add, astype, conjugate, divide, equal, exp, isfinite, log, multiply, negative, square, subtract, where,
+    astype,
+    divide,
+    equal,
+    exp,
+    isfinite,
+    multiply,
+    negative,
+    subtract,
+    where,
 )
 from mlxr.ops.layout import broadcast_to, flip, normalize_axes, normalize_axis, reshape
 
@@ -22,7 +40,7 @@ __all__ = [
     "cumulative_sum", "logcumsumexp", "logsumexp", "max", "mean", "min", "minmax", "prod", "std", "sum", "var",
 ]
 
-# ruff: noqa: A001 -- the ops have MLX's names
+
 
 
 def _kept(shape, axes):
@@ -141,8 +159,14 @@ def _numpy(function, **fixed):
 def _samples(low=-2.0, high=2.0, empty=True):
     def samples(rng):
         for shape, kwargs in [
-            ((7,), {}), ((4, 5), {}), ((4, 5), {"axis": 0}), ((4, 5), {"axis": -1, "keepdims": True}),
-            ((2, 3, 4), {"axis": (0, 2)}), ((2, 3, 4), {"axis": [1], "keepdims": True}), ((), {}), ((1, 300), {"axis": 1}),
+            ((7,), {}),
+            ((4, 5), {}),
+            ((4, 5), {"axis": 0}),
+            ((4, 5), {"axis": -1, "keepdims": True}),
+            ((2, 3, 4), {"axis": (0, 2)}),
+            ((2, 3, 4), {"axis": [1], "keepdims": True}),
+            ((), {}),
+            ((1, 300), {"axis": 1}),
             ((40, 3), {"axis": 0}),
         ]:
             yield Sample((spread(rng, shape, low, high),), kwargs)
@@ -241,20 +265,32 @@ def min(a, /, axis=None, keepdims=False, *, stream=None):
     return _reduce(min_p, _not_empty(a, axis, "min"), axis, keepdims, stream)
 
 
-@operation("reduce", primitive=all_p, samples=_samples(), reference=_numpy(np.all), dtypes=EVERY, refusals=_refusals(), ulps=0)
+@operation(
+    "reduce", primitive=all_p, samples=_samples(), reference=_numpy(np.all), dtypes=EVERY, refusals=_refusals(), ulps=0
+)
 def all(a, /, axis=None, keepdims=False, *, stream=None):
     """Tell whether all elements are nonzero; parameters as :func:`sum`."""
     return _reduce(all_p, a, axis, keepdims, stream)
 
 
-@operation("reduce", primitive=any_p, samples=_samples(), reference=_numpy(np.any), dtypes=EVERY, refusals=_refusals(), ulps=0)
+@operation(
+    "reduce", primitive=any_p, samples=_samples(), reference=_numpy(np.any), dtypes=EVERY, refusals=_refusals(), ulps=0
+)
 def any(a, /, axis=None, keepdims=False, *, stream=None):
     """Tell whether any element is nonzero; parameters as :func:`sum`."""
     return _reduce(any_p, a, axis, keepdims, stream)
 
 
-@operation("reduce", primitive=mean_p, samples=_samples(empty=False), reference=_numpy(np.mean), dtypes=NUMERIC,
-           differentiable=(0,), refusals=_refusals(), scale=lambda a, axis=None, keepdims=False: _numpy(np.mean)(np.abs(a), axis, keepdims))
+@operation(
+    "reduce",
+    primitive=mean_p,
+    samples=_samples(empty=False),
+    reference=_numpy(np.mean),
+    dtypes=NUMERIC,
+    differentiable=(0,),
+    refusals=_refusals(),
+    scale=lambda a, axis=None, keepdims=False: _numpy(np.mean)(np.abs(a), axis, keepdims),
+)
 def mean(a, /, axis=None, keepdims=False, *, stream=None):
     """Return the mean of elements (float32 for integers; NaN over nothing); parameters as :func:`sum`."""
     return _reduce(mean_p, a, axis, keepdims, stream)
@@ -268,9 +304,18 @@ def _var_reference(a, axis=None, keepdims=False, ddof=0):
     return _numpy(np.var)(a, axis, keepdims, ddof=ddof)
 
 
-@operation("reduce", primitive=var_p, dtypes=FLOATING + INTEGER, reference=_var_reference, differentiable=(0,), ulps=16,
-           samples=lambda rng: iter([*_samples(empty=False)(rng), Sample((spread(rng, (6, 4), -2, 2),), {"axis": 0, "ddof": 1})]),
-           refusals=_refusals())
+@operation(
+    "reduce",
+    primitive=var_p,
+    dtypes=FLOATING + INTEGER,
+    reference=_var_reference,
+    differentiable=(0,),
+    ulps=16,
+    samples=lambda rng: iter(
+        [*_samples(empty=False)(rng), Sample((spread(rng, (6, 4), -2, 2),), {"axis": 0, "ddof": 1})]
+    ),
+    refusals=_refusals(),
+)
 def var(a, /, axis=None, keepdims=False, ddof=0, *, correction=None, stream=None):
     """Return the variance of elements.
 
@@ -295,9 +340,16 @@ def var(a, /, axis=None, keepdims=False, ddof=0, *, correction=None, stream=None
     return _reduce(var_p, a, axis, keepdims, stream, _ddof(ddof, correction))
 
 
-@operation("reduce", dtypes=FLOATING, ulps=16, differentiable=(0,),
-           reference=lambda a, axis=None, keepdims=False, ddof=0: np.sqrt(_var_reference(a, axis, keepdims, ddof)),
-           samples=lambda rng: iter([Sample((spread(rng, (6, 4), -2, 2),), {"axis": k, "ddof": d}) for k, d in ((0, 0), (1, 1), (None, 0))]))
+@operation(
+    "reduce",
+    dtypes=FLOATING,
+    ulps=16,
+    differentiable=(0,),
+    reference=lambda a, axis=None, keepdims=False, ddof=0: np.sqrt(_var_reference(a, axis, keepdims, ddof)),
+    samples=lambda rng: iter(
+        [Sample((spread(rng, (6, 4), -2, 2),), {"axis": k, "ddof": d}) for k, d in ((0, 0), (1, 1), (None, 0))]
+    ),
+)
 def std(a, /, axis=None, keepdims=False, ddof=0, *, correction=None, stream=None):
     """Return the standard deviation of elements; parameters as :func:`var`."""
     return ops.sqrt(var(a, axis, keepdims, _ddof(ddof, correction), stream=stream))
@@ -307,8 +359,16 @@ def _logsumexp_reference(a, axis=None, keepdims=False):
     return np.log(_numpy(np.sum)(np.exp(a), axis, keepdims))
 
 
-@operation("reduce", primitive=logsumexp_p, dtypes=FLOATING, samples=_samples(empty=False), reference=_logsumexp_reference,
-           differentiable=(0,), refusals=_refusals(), scale=lambda a, axis=None, keepdims=False: 1.0)
+@operation(
+    "reduce",
+    primitive=logsumexp_p,
+    dtypes=FLOATING,
+    samples=_samples(empty=False),
+    reference=_logsumexp_reference,
+    differentiable=(0,),
+    refusals=_refusals(),
+    scale=lambda a, axis=None, keepdims=False: 1.0,
+)
 def logsumexp(a, /, axis=None, keepdims=False, *, stream=None):
     """Return ``log(sum(exp(a)))`` without overflow; parameters as :func:`sum`."""
     return _reduce(logsumexp_p, a, axis, keepdims, stream)
@@ -317,7 +377,9 @@ def logsumexp(a, /, axis=None, keepdims=False, *, stream=None):
 def _arg(p, a, axis, keepdims, stream):
     a = as_operand(a, p.name)
     if a.size == 0:
-        raise ShapeError(f"[{p.name}] cannot choose from an empty array of shape {a.shape}", op=p.name, shapes=(a.shape,))
+        raise ShapeError(
+            f"[{p.name}] cannot choose from an empty array of shape {a.shape}", op=p.name, shapes=(a.shape,)
+        )
     if axis is None:
         result = apply(p, (reshape(a, (-1,)),), ((0,),), stream)
         return reshape(result, (1,) * a.ndim) if keepdims else result
@@ -327,13 +389,14 @@ def _arg(p, a, axis, keepdims, stream):
     return _reduce(p, a, normalize_axis(axis, a.ndim, p.name), keepdims, stream)
 
 
-_ARG_SAMPLES = lambda rng: iter([  # noqa: E731
-    Sample((spread(rng, (4, 5), -2, 2),), {}), Sample((spread(rng, (4, 5), -2, 2),), {"axis": 0}),
-    Sample((spread(rng, (4, 5), -2, 2).T,), {"axis": 1, "keepdims": True}), Sample((np.array([2.0, 5.0, 5.0, 1.0]),), {}),
-])
+def _arg_samples(rng):
+    yield Sample((spread(rng, (4, 5), -2, 2),), {})
+    yield Sample((spread(rng, (4, 5), -2, 2),), {"axis": 0})
+    yield Sample((spread(rng, (4, 5), -2, 2).T,), {"axis": 1, "keepdims": True})
+    yield Sample((np.array([2.0, 5.0, 5.0, 1.0]),), {})
 
 
-@operation("reduce", primitive=argmax_p, samples=_ARG_SAMPLES, reference=_numpy(np.argmax), dtypes=REAL, ulps=0,
+@operation("reduce", primitive=argmax_p, samples=_arg_samples, reference=_numpy(np.argmax), dtypes=REAL, ulps=0,
            refusals=(*_refusals()[:1], Refusal((np.zeros((0, 3)),), ShapeError)))
 def argmax(a, /, axis=None, keepdims=False, *, stream=None):
     """Return the index of the first largest element.
@@ -361,7 +424,7 @@ def argmax(a, /, axis=None, keepdims=False, *, stream=None):
     return _arg(argmax_p, a, axis, keepdims, stream)
 
 
-@operation("reduce", primitive=argmin_p, samples=_ARG_SAMPLES, reference=_numpy(np.argmin), dtypes=REAL, ulps=0,
+@operation("reduce", primitive=argmin_p, samples=_arg_samples, reference=_numpy(np.argmin), dtypes=REAL, ulps=0,
            refusals=(*_refusals()[:1], Refusal((np.zeros((0, 3)),), ShapeError)))
 def argmin(a, /, axis=None, keepdims=False, *, stream=None):
     """Return the index of the first smallest element; parameters as :func:`argmax`."""
@@ -415,7 +478,11 @@ def _cumextreme_back(largest):
         if reverse:
             moved, held, grad = (flip(t, -1) for t in (moved, held, grad))
         position = ops.arange(n)
-        is_new = equal(moved, held) if inclusive else equal(moved, ops.maximum(moved, held) if largest else ops.minimum(moved, held))
+        is_new = (
+            equal(moved, held)
+            if inclusive
+            else equal(moved, ops.maximum(moved, held) if largest else ops.minimum(moved, held))
+        )
         owner = cummax(where(is_new, position, -1), -1, inclusive=inclusive)
         hits = astype(equal(ops.expand_dims(owner, -2), reshape(position, (n, 1))), g.dtype)
         result = sum(multiply(hits, ops.expand_dims(grad, -2)), -1)

@@ -91,7 +91,7 @@ def _backward(
 
     nodes = _useful_nodes(outputs, wanted)
     useful = set(nodes)
-    for x, cotangent in zip(outputs, cotangents):
+    for x, cotangent in zip(outputs, cotangents, strict=True):
         if tapes.node_of(x) in useful:
             accumulate(x, cotangent)
     for node in nodes:
@@ -107,11 +107,11 @@ def _backward(
         if len(outs) == 1:
             gradients = primitive.vjp(needs, slots[0], outs[0], *inputs, *node.params)
         else:
-            full = tuple(ops.zeros_like(x) if g is None else g for x, g in zip(outs, slots))
+            full = tuple(ops.zeros_like(x) if g is None else g for x, g in zip(outs, slots, strict=True))
             gradients = primitive.vjp(needs, full, outs, *inputs, *node.params)
         if isinstance(gradients, Tensor):
             gradients = (gradients,)
-        for need, x, gradient in zip(needs, inputs, gradients):
+        for need, x, gradient in zip(needs, inputs, gradients, strict=False):
             if need and gradient is not None:
                 accumulate(x, _fitted(gradient, x))
         if release:
@@ -129,9 +129,9 @@ def _gradients(
     if tape.depth == 1:
         with tapes.paused(tape):
             found = _backward(outputs, cotangents, leaves, release=True)
-            return [ops.zeros_like(x) if g is None else g for x, g in zip(leaves, found)]
+            return [ops.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
     found = _backward(outputs, cotangents, leaves, release=False)
-    return [ops.zeros_like(x) if g is None else g for x, g in zip(leaves, found)]
+    return [ops.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
 
 
 # ------------------------------------------------------------------ public transforms
@@ -214,15 +214,15 @@ def value_and_grad(
             leaves = [tapes.leaf(tape, x, identity_p) for x in tensors]
             marked = rebuild(leaves)
             call_args = list(args)
-            for n, argument in zip(numbers, marked):
+            for n, argument in zip(numbers, marked, strict=False):
                 call_args[n] = argument
-            value = fun(*call_args, **{**kwargs, **dict(zip(names, marked[len(numbers):]))})
+            value = fun(*call_args, **{**kwargs, **dict(zip(names, marked[len(numbers):], strict=True))})
             loss = _scalar_loss(value, op)
             gradients = rebuild(_gradients(tape, [loss], [ops.ones_like(loss)], leaves))
         by_number = gradients[: len(numbers)]
         positional: Any = tuple(by_number) if len(numbers) > 1 else by_number[0] if numbers else None
         if names:
-            return value, (positional, dict(zip(names, gradients[len(numbers):])))
+            return value, (positional, dict(zip(names, gradients[len(numbers):], strict=True)))
         return value, positional
 
     return transformed
@@ -258,7 +258,7 @@ def _listed(value: Any, op: str) -> list[Tensor]:
 def _match(values: Sequence[Tensor], references: Sequence[Tensor], op: str, what: str) -> None:
     if len(values) != len(references):
         raise InvalidValueError(f"[{op}] {len(references)} {what} are needed, got {len(values)}", op=op)
-    for x, y in zip(values, references):
+    for x, y in zip(values, references, strict=True):
         if x.shape != y.shape:
             raise ShapeError(f"[{op}] {what} of shape {x.shape} for a value of shape {y.shape}", op=op,
                              shapes=(x.shape, y.shape))
@@ -288,7 +288,7 @@ def vjp(
         leaves = [tapes.leaf(tape, x, identity_p) for x in primals]
         outputs = _listed(fun(*leaves), "vjp")
         _match(cotangents, outputs, "vjp", "cotangents")
-        cast = [ops.astype(c, y.dtype) for c, y in zip(cotangents, outputs)]
+        cast = [ops.astype(c, y.dtype) for c, y in zip(cotangents, outputs, strict=True)]
         return outputs, _gradients(tape, outputs, cast, leaves)
 
 
@@ -323,7 +323,7 @@ def jvp(
         outputs = _listed(fun(*leaves), "jvp")
         dummies = [tapes.leaf(tape, ops.zeros_like(y), identity_p) for y in outputs]
         found = _backward(outputs, dummies, leaves, release=False)
-        pairs = [(g, ops.astype(t, g.dtype)) for g, t in zip(found, tangents) if g is not None]
+        pairs = [(g, ops.astype(t, g.dtype)) for g, t in zip(found, tangents, strict=True) if g is not None]
         return outputs, _gradients(tape, [g for g, _ in pairs], [t for _, t in pairs], dummies)
 
 
@@ -426,6 +426,7 @@ class custom_function:  # noqa: N801 -- MLX's name
         return f
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function, with its own rules while a transform is running."""
         tensors, rebuild_args = tree.flatten(args)
         rule = self._vjp
         if rule is None or not _recorded(tensors):

@@ -9,7 +9,7 @@ from mlxr.core.evaluation import eval
 
 __all__ = ["async_eval", "eval", "synchronize"]
 
-# ruff: noqa: A004 -- MLX's name
+
 
 
 def async_eval(*args: Any) -> None:

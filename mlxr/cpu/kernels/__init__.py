@@ -1,1 +1,4 @@
-"""Sources of the kernels. They are compiled once per instruction set, into ``mlxr.cpu.<isa>``; nothing is imported here."""
+"""Sources of the kernels.
+
+They are compiled once per instruction set, into ``mlxr.cpu.<isa>``; nothing is imported here.
+"""
