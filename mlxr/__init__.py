@@ -7,6 +7,8 @@
 from mlxr import (
     errors,
     fast,
+    linalg,
+    random,
 )
 from mlxr._version import __version__
 from mlxr.backends import registry as _registry

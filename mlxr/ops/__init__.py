@@ -4,13 +4,15 @@ Importing this package declares every op and installs the functions behind the o
 ``mlxr.core.tensor.Tensor``. Gradients refer to ops of other families through this package.
 """
 
-from __future__ import annotations
+from types import ModuleType as _ModuleType
 
 from mlxr.core import convert as _convert
 from mlxr.core import interop as _interop
 from mlxr.core import printing as _printing
 from mlxr.core.tensor import get_bindings as _get_bindings
 from mlxr.ops import elementwise as _elementwise
+from mlxr.ops import linalg as _linalg  # its names are mlxr.linalg's
+from mlxr.ops import random as _random  # its names are mlxr.random's
 from mlxr.ops.creation import *
 from mlxr.ops.elementwise import *
 from mlxr.ops.fused import *
@@ -18,6 +20,10 @@ from mlxr.ops.indexing import *
 from mlxr.ops.layout import *
 from mlxr.ops.matmul import *
 from mlxr.ops.reduce import *
+from mlxr.ops.sort import *
+
+# What mlxr takes over: the functions, not the modules of the families, whose names MLX gives to namespaces and ops.
+__all__ = [name for name, value in globals().items() if name[0] != "_" and not isinstance(value, _ModuleType)]
 
 
 def _install() -> None:
