@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import mlxr as mx
 from mlxr import nn, optimizers
+from mlxr.backends import registry
 
 SEED = 0
 BATCH = 64
@@ -100,19 +101,19 @@ def load(file: Path) -> Classifier:
 def accuracy_in_fresh_process(file: Path, device: str) -> float:
     """Return the accuracy of the model in `file`, computed by another Python."""
     command = [sys.executable, __file__, "--device", device, "--evaluate", str(file)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def main() -> int:
     """Train twice, compare, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu", help="where to compute")
+    parser.add_argument("--device", default="cpu", choices=registry.BACKENDS, help="where to compute")
     parser.add_argument("--epochs", type=int, default=30, help="how often every image is seen")
     parser.add_argument("--out", type=Path, help="where to save the model (.safetensors); by default nowhere")
     parser.add_argument("--evaluate", type=Path, metavar="FILE", help="only print the accuracy of a saved model")
     args = parser.parse_args()
 
-    mx.set_default_device(getattr(mx, args.device))
+    mx.set_default_device(args.device)
     x, y, test_x, test_y = digits()
     if args.evaluate:
         print(accuracy(load(args.evaluate), test_x, test_y))
@@ -136,7 +137,9 @@ def main() -> int:
     print(f"accuracy   {trained:.4f} on {len(test_y)} images that were not trained on")
     print(f"loaded     {loaded:.4f} in a fresh process, from a mapped file")
     print(f"time       {seconds:.1f} s for {args.epochs} epochs of {len(y)} images")
-    print(f"device     {mx.default_device()}, {os.cpu_count()} processors, {platform.machine()}")
+    print(f"device     {args.device}, on {os.cpu_count()} processors ({platform.machine()})")
+    for status in registry.statuses():
+        print(f"backend    {status.entry.device:8} {'available' if status.backend else status.reason}")
     print(f"versions   mlxr {mx.__version__}, Python {platform.python_version()}, NumPy {np.__version__}")
     for check, passed in checks.items():
         print(f"{'ok' if passed else 'FAILED':9}  {check}")

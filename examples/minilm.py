@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 import mlxr as mx
 from mlxr import nn
+from mlxr.backends import registry
 
 SENTENCE = "That is a happy person"
 # Other sentences, and the cosines that the model's authors' code computes for them.
@@ -130,9 +131,9 @@ def main() -> int:
     """Encode the sentences, and print their cosines with the first one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sentences", nargs="*", help="other sentences to compare")
-    parser.add_argument("--device", default="cpu", help="where to compute")
+    parser.add_argument("--device", default="cpu", choices=registry.BACKENDS, help="where to compute")
     args = parser.parse_args()
-    mx.set_default_device(getattr(mx, args.device))
+    mx.set_default_device(args.device)
 
     folder = model_folder()
     start = time.perf_counter()
@@ -159,7 +160,7 @@ def main() -> int:
             failures += not passed
             verdict = f"  expected {expected:.3f}: {'ok' if passed else 'FAILED'}"
         print(f"{cosine:8.4f}  {sentence}{verdict}")
-    print(f"loaded in {loaded - start:.2f} s, encoded in {encoded - loaded:.2f} s on {mx.default_device()}")
+    print(f"loaded in {loaded - start:.2f} s, encoded in {encoded - loaded:.2f} s on {args.device}")
     return 1 if failures else 0
 
 
