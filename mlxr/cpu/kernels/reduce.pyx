@@ -42,9 +42,12 @@ from mlxr.cpu.kernels.vecmath cimport double_bits, double_from_bits, exp_f32, lo
 cdef enum:
     PARALLEL_WORK = 262144      # elements (of cost 1) below which a second thread costs more than it saves
     RANGES_PER_THREAD = 8       # pieces of work a thread takes on average: evens out a core that others use too
-    DIRECT_BYTES = 1024         # of one vector of results where elements are read in place
+    DIRECT_BYTES = 4096         # of one vector of results where elements are read in place
     TILE_BYTES = 256            # of one vector of results where a whole chunk is copied: CHUNK of them fit the L2 cache
     MIN_VECTOR = 8              # a shorter kept axis is not worth a vector
+
+cdef extern from "<math.h>" nogil:
+    int isunordered(double x, double y) noexcept     # a macro for floats of any width
 
 # Types of accumulation, and the operations, which select specializations: pointers to them are always NULL.
 ctypedef fused acc_t:
@@ -175,6 +178,7 @@ ctypedef enum Finish:
 
 ctypedef struct Plan:
     Kernel kernel
+    bint any_order              # the result does not depend on the order of the elements
     bint direct                 # elements may be read in place where they are contiguous
     LoadFn copy                 # how to make them so: gathers and converts
     const char *data
@@ -526,6 +530,14 @@ cdef inline acc_t identity(acc_t unused, op_t *op) noexcept nogil:
             return <acc_t>INFINITY
 
 
+cdef inline acc_t better(acc_t a, acc_t b, op_t *op) noexcept nogil:
+    """The larger or smaller; `a` if they are equal, or if there is a NaN."""
+    if op_t is Max:
+        return b if b > a else a
+    else:
+        return b if b < a else a
+
+
 cdef inline acc_t join(acc_t a, acc_t b, op_t *op) noexcept nogil:
     """One step of a reduction. Of equal extrema the first stays; a NaN stays."""
     cdef acc_t best
@@ -535,10 +547,7 @@ cdef inline acc_t join(acc_t a, acc_t b, op_t *op) noexcept nogil:
         return a * b
     else:
         # Two selections on one comparison each: this is what compilers turn into vectors.
-        if op_t is Max:
-            best = b if b > a else a
-        else:
-            best = b if b < a else a
+        best = better(a, b, op)
         return b if unordered(b) else best
 
 
@@ -549,10 +558,21 @@ cdef inline acc_t join_four(acc_t a, acc_t b, acc_t c, acc_t d, op_t *op) noexce
 cdef inline void join_block(acc_t *lane, const acc_t *a, const acc_t *b, const acc_t *c, const acc_t *d, const acc_t *e,
                             const acc_t *f, const acc_t *g, const acc_t *h, Py_ssize_t width, op_t *op) noexcept nogil:
     """Add a block: eight vectors as a tree, then to the lanes."""
+    cdef acc_t best
+    cdef int nan
     cdef Py_ssize_t i
-    for i in range(width):
-        lane[i] = join(
-            lane[i], join(join_four(a[i], b[i], c[i], d[i], op), join_four(e[i], f[i], g[i], h[i], op), op), op)
+    if acc_t in real_t and (op_t is Max or op_t is Min):
+        # Comparing elements in pairs finds NaN with half the instructions that `join` takes for it.
+        for i in range(width):
+            nan = isunordered(a[i], b[i]) | isunordered(c[i], d[i]) | isunordered(e[i], f[i]) | isunordered(g[i], h[i])
+            best = better(better(better(a[i], b[i], op), better(c[i], d[i], op), op),
+                          better(better(e[i], f[i], op), better(g[i], h[i], op), op), op)
+            best = better(lane[i], best, op)
+            lane[i] = <acc_t>NAN if nan else best
+    else:
+        for i in range(width):
+            lane[i] = join(
+                lane[i], join(join_four(a[i], b[i], c[i], d[i], op), join_four(e[i], f[i], g[i], h[i], op), op), op)
 
 
 cdef inline acc_t fold_lanes(const acc_t *lane, op_t *op) noexcept nogil:
@@ -800,17 +820,30 @@ cdef void arg_row(const acc_t *x, Py_ssize_t n, Py_ssize_t start, Found *part, o
     part.index = start
 
 
+cdef inline bint same(acc_t x, acc_t y) noexcept nogil:
+    """Equal, or both NaN."""
+    if acc_t in real_t:
+        return (x == y) | ((x != x) & (y != y))
+    else:
+        return x == y
+
+
 cdef void locate(const acc_t *x, Py_ssize_t n, Found *part, void *unused) noexcept nogil:
     """Move `part.index` from x[0] to the first element that equals `part.value`, which is there."""
     cdef acc_t best
-    cdef Py_ssize_t i = 0
+    cdef int hits
+    cdef Py_ssize_t i = 0, j
     memcpy(&best, part.value, sizeof(acc_t))
-    if unordered(best):
-        while i + 1 < n and not unordered(x[i]):
-            i += 1
-    else:
-        while i + 1 < n and x[i] != best:
-            i += 1
+    # Blocks without a hit are left behind at the speed of vectors.
+    while i + BLOCK <= n:
+        hits = 0
+        for j in range(BLOCK):
+            hits |= same(x[i + j], best)
+        if hits:
+            break
+        i += BLOCK
+    while i + 1 < n and not same(x[i], best):
+        i += 1
     part.index += i
 
 
@@ -999,6 +1032,17 @@ cdef void gather(const Plan *plan, const char *base, Py_ssize_t start, Py_ssize_
         n -= run
 
 
+cdef inline const char *row_chunk(const Plan *plan, const char *base, Py_ssize_t start, Py_ssize_t n,
+                                  char *buffer) noexcept nogil:
+    """Reduced elements [start, start + n) as contiguous ones: where they lie, or in the buffer."""
+    cdef const Axes *axes = &plan.reduced
+    cdef Py_ssize_t item = plan.kernel.item
+    if plan.direct and (axes.ndim == 0 or (axes.ndim == 1 and axes.strides[0] == item)):
+        return base + start * item
+    gather(plan, base, start, n, buffer)
+    return buffer
+
+
 cdef void take_chunk(const Plan *plan, const char *base, Py_ssize_t chunk, Py_ssize_t width, char *parts,
                      char *tile) noexcept nogil:
     """Partial results of one chunk for the `width` results of the unit at `base`. Scratch follows the tile."""
@@ -1010,11 +1054,7 @@ cdef void take_chunk(const Plan *plan, const char *base, Py_ssize_t chunk, Py_ss
     cdef Py_ssize_t item = plan.kernel.item
     cdef Py_ssize_t i
     if not plan.columns:
-        if plan.direct and (axes.ndim == 0 or (axes.ndim == 1 and axes.strides[0] == item)):
-            plan.kernel.row(base + start * item, n, start, parts, NULL)
-        else:
-            gather(plan, base, start, n, <char *>buffer)
-            plan.kernel.row(buffer, n, start, parts, NULL)
+        plan.kernel.row(row_chunk(plan, base, start, n, <char *>buffer), n, start, parts, NULL)
         return
     if plan.direct and plan.vector_stride == item:
         for i in range(n):
@@ -1030,8 +1070,7 @@ cdef void locate_in_chunk(const Plan *plan, const char *base, Found *part) noexc
     """Finish an arg-reduction of a row: search the chunk that begins at `part.index`."""
     cdef uint64_t buffer[CHUNK]
     cdef Py_ssize_t n = min(<Py_ssize_t>CHUNK, plan.reduced.size - part.index)
-    gather(plan, base, part.index, n, <char *>buffer)
-    plan.kernel.locate(buffer, n, part, NULL)
+    plan.kernel.locate(row_chunk(plan, base, part.index, n, <char *>buffer), n, part, NULL)
 
 
 cdef void merge_parts(const Plan *plan, char *parts, Py_ssize_t n, Py_ssize_t stride) noexcept nogil:
@@ -1190,8 +1229,29 @@ cdef inline Py_ssize_t magnitude(Py_ssize_t stride) noexcept nogil:
     return -stride if stride < 0 else stride
 
 
+cdef void sort_axes(Plan *plan) noexcept nogil:
+    """Put the reduced axes in the order of memory, forwards, for operations whose results do not depend on it."""
+    cdef Axes axes = plan.reduced
+    cdef int i, farthest
+    plan.reduced.ndim = 0
+    plan.reduced.size = 1
+    for i in range(axes.ndim):
+        if axes.strides[i] < 0:
+            plan.data += (axes.shape[i] - 1) * axes.strides[i]
+            axes.strides[i] = -axes.strides[i]
+    while axes.ndim:
+        farthest = 0
+        for i in range(1, axes.ndim):
+            if axes.strides[i] > axes.strides[farthest]:
+                farthest = i
+        add_axis(&plan.reduced, axes.shape[farthest], axes.strides[farthest], True)
+        axes.ndim -= 1
+        axes.shape[farthest] = axes.shape[axes.ndim]
+        axes.strides[farthest] = axes.strides[axes.ndim]
+
+
 cdef void lay_out(Plan *plan, const ArrayRef *x, uint32_t axes, const ArrayRef *out, size_t source_item,
-                  bint parts_of_complex) noexcept nogil:
+                  bint parts_of_complex, int threads) noexcept nogil:
     """Fill in the geometry: axes, vector axis, units. `plan.kernel`, `copy`, `direct` and `pairs` are set.
 
     With `parts_of_complex`, real and imaginary parts are results of their own, along a last kept axis of extent 2.
@@ -1206,9 +1266,11 @@ cdef void lay_out(Plan *plan, const ArrayRef *x, uint32_t axes, const ArrayRef *
     plan.kept.size = plan.reduced.size = plan.outer.size = plan.outer_out.size = 1
     for i in range(x.ndim):
         if axes >> i & 1:
-            add_axis(&plan.reduced, x.shape[i], x.strides[i] * <Py_ssize_t>unit_item, True)
+            add_axis(&plan.reduced, x.shape[i], x.strides[i] * <Py_ssize_t>unit_item, not plan.any_order)
         else:
             add_axis(&plan.kept, x.shape[i], x.strides[i] * <Py_ssize_t>unit_item, True)
+    if plan.any_order:
+        sort_axes(plan)
     if parts_of_complex:
         add_axis(&plan.kept, 2, sizeof(float), plan.pairs == 1)
     plan.direct = plan.direct and <uintptr_t>x.data % source_item == 0
@@ -1246,14 +1308,19 @@ cdef void lay_out(Plan *plan, const ArrayRef *x, uint32_t axes, const ArrayRef *
             add_axis(&plan.outer_out, plan.kept.shape[i], extents[i] * plan.out_item, False)
     if plan.kept.size == 0:
         plan.outer.size = 0
-    limit = TILE_BYTES * CHUNK // max(<Py_ssize_t>1, min(<Py_ssize_t>CHUNK, plan.reduced.size))
-    limit = min(limit, <Py_ssize_t>DIRECT_BYTES)
-    if plan.direct and not plan.kernel.tiles and plan.vector_stride == <Py_ssize_t>plan.kernel.item:
-        limit = DIRECT_BYTES
-    limit = limit // <Py_ssize_t>plan.kernel.item
-    plan.strips = max(<Py_ssize_t>1, (plan.vector + limit - 1) // limit)
-    plan.width = (plan.vector + plan.strips - 1) // plan.strips
-    plan.strips = (plan.vector + plan.width - 1) // plan.width if plan.width else 0
+    limit = DIRECT_BYTES
+    if not plan.direct or plan.kernel.tiles or plan.vector_stride != <Py_ssize_t>plan.kernel.item:
+        limit = min(limit, TILE_BYTES * CHUNK // max(<Py_ssize_t>1, min(<Py_ssize_t>CHUNK, plan.reduced.size)))
+    # Narrower where there would not be two units per thread, but not so narrow that memory is read in crumbs.
+    limit = min(limit // <Py_ssize_t>plan.kernel.item,
+                max(<Py_ssize_t>TILE_BYTES, plan.vector * plan.outer.size // (2 * threads)))
+    plan.strips = 1
+    plan.width = plan.vector
+    if plan.vector > limit:
+        # Strips of about the same width.
+        plan.strips = (plan.vector + limit - 1) // limit
+        plan.width = (plan.vector + plan.strips - 1) // plan.strips
+        plan.strips = (plan.vector + plan.width - 1) // plan.width
 
 
 # Choice of kernels.
@@ -1398,6 +1465,7 @@ cdef int reduce(int op, const ArrayRef *x, uint32_t axes, const ArrayRef *out, i
     cdef size_t item = itemsize(dtype)
     cdef bint parts_of_complex = False
     plan.pairs = 1
+    plan.any_order = op == REDUCE_ALL or op == REDUCE_ANY or not (floating or dtype in (FLOAT32, FLOAT64, COMPLEX64))
     plan.finish = FINISH_STORE
     plan.out_item = itemsize(out.dtype)
     plan.direct = not floating
@@ -1442,7 +1510,7 @@ cdef int reduce(int op, const ArrayRef *x, uint32_t axes, const ArrayRef *out, i
         plan.store = float_storer(dtype) if floating else same_storer(dtype)
         if dtype == BOOL:
             plan.store = <StoreFn>store_truth[uint8_t]
-    lay_out(&plan, x, axes, out, item, parts_of_complex)
+    lay_out(&plan, x, axes, out, item, parts_of_complex, threads)
     return run(&plan, threads)
 
 
@@ -1450,6 +1518,7 @@ cdef int argreduce(bint largest, const ArrayRef *x, int axis, const ArrayRef *ou
     cdef Plan plan
     cdef int dtype = x.dtype
     plan.pairs = 1
+    plan.any_order = False
     plan.finish = FINISH_INDEX
     plan.out_item = sizeof(uint32_t)
     if dtype == COMPLEX64:
@@ -1463,7 +1532,7 @@ cdef int argreduce(bint largest, const ArrayRef *x, int axis, const ArrayRef *ou
         plan.kernel = arg_kernel(dtype, <Min *>NULL)
     plan.copy = numeric_loader(dtype)
     plan.direct = itemsize(dtype) == plan.kernel.item
-    lay_out(&plan, x, <uint32_t>1 << axis, out, itemsize(dtype), False)
+    lay_out(&plan, x, <uint32_t>1 << axis, out, itemsize(dtype), False, threads)
     return run(&plan, threads)
 
 
@@ -1472,6 +1541,7 @@ cdef int moments(Moment what, const ArrayRef *x, uint32_t axes, Py_ssize_t ddof,
     cdef Plan plan
     cdef int dtype = x.dtype
     cdef bint is_complex = dtype == COMPLEX64
+    plan.any_order = False
     plan.pairs = 2 if is_complex and what != MOMENT_MEAN else 1
     plan.out_item = sizeof(float) if is_complex else itemsize(out.dtype)
     plan.store = float_storer(out.dtype)
@@ -1483,7 +1553,7 @@ cdef int moments(Moment what, const ArrayRef *x, uint32_t axes, Py_ssize_t ddof,
     else:
         plan.finish = FINISH_VAR if what != MOMENT_STD else FINISH_STD
         plan.kernel = moments_of(<double>0) if dtype == FLOAT64 else moments_of(<float>0)
-    lay_out(&plan, x, axes, out, plan.kernel.item, is_complex)
+    lay_out(&plan, x, axes, out, plan.kernel.item, is_complex, threads)
     plan.divisor = max(<double>0, plan.count - ddof)
     return run(&plan, threads)
 
@@ -1492,6 +1562,7 @@ cdef int logsumexp(const ArrayRef *x, uint32_t axes, const ArrayRef *out, int th
     cdef Plan plan
     cdef int dtype = x.dtype
     plan.pairs = 1
+    plan.any_order = False
     plan.out_item = itemsize(out.dtype)
     plan.store = float_storer(out.dtype)
     plan.finish = FINISH_LOGSUMEXP
@@ -1509,7 +1580,7 @@ cdef int logsumexp(const ArrayRef *x, uint32_t axes, const ArrayRef *out, int th
     else:
         plan.kernel = logsumexp_of(<float>0)
         plan.copy = float_loader(dtype)
-    lay_out(&plan, x, axes, out, itemsize(dtype), False)
+    lay_out(&plan, x, axes, out, itemsize(dtype), False, threads)
     return run(&plan, threads)
 
 
