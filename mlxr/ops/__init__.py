@@ -13,6 +13,7 @@ from mlxr.core.tensor import get_bindings as _get_bindings
 from mlxr.ops import elementwise as _elementwise
 from mlxr.ops import linalg as _linalg  # its names are mlxr.linalg's
 from mlxr.ops import random as _random  # its names are mlxr.random's
+from mlxr.ops.conv import *
 from mlxr.ops.creation import *
 from mlxr.ops.elementwise import *
 from mlxr.ops.fused import *
