@@ -1,0 +1,1 @@
+"""Benchmarks of mlxr for asv: one question per benchmark, parameters for dtype and size."""
