@@ -100,7 +100,7 @@ class SentenceEncoder(nn.Module):
             x = layer(x, mask)
         weights = real[..., None].astype(x.dtype)
         mean = (x * weights).sum(axis=1) / weights.sum(axis=1)
-        return mean / mx.linalg.norm(mean, axis=-1, keepdims=True)
+        return mean * mx.rsqrt(mx.square(mean).sum(axis=-1, keepdims=True))
 
 
 def weights(file: Path) -> list[tuple[str, mx.array]]:
