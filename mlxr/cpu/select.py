@@ -18,7 +18,7 @@ from types import ModuleType
 from mlxr.errors import BackendUnavailableError, InvalidValueError
 
 # Families with a module of handlers in this package, in the order in which they register.
-FAMILIES = ("reduce", "indexing", "matmul", "fused", "random", "sort", "conv", "host")
+FAMILIES = ("reduce", "indexing", "matmul", "fused", "random", "sort", "conv", "quantized", "host")
 
 X86_SETS = ("v2", "v3", "v4")
 

@@ -20,6 +20,7 @@ from mlxr.ops.fused import *
 from mlxr.ops.indexing import *
 from mlxr.ops.layout import *
 from mlxr.ops.matmul import *
+from mlxr.ops.quantized import *
 from mlxr.ops.reduce import *
 from mlxr.ops.sort import *
 

@@ -4,8 +4,8 @@ Layout is channels last: inputs [N, spatial..., C], weights [O, kernel..., C / g
 both gradients are convolutions again, so gradients of any order are.
 
 Negative padding crops the input after it was dilated, which is what transposed convolutions and gradients need.
-Upstream 0.32.4 crops first: with a stride, ``conv_transpose1d(x, w, stride=2, padding=1)`` with a kernel of one tap loses two
-values there, and gradients of transposed convolutions with output padding have the wrong shape.
+Upstream 0.32.4 crops first: there ``conv_transpose1d(x, w, stride=2, padding=1)`` with a kernel of one tap lacks two
+values, and gradients of transposed convolutions with output padding have the wrong shape.
 """
 
 from __future__ import annotations
