@@ -7,7 +7,7 @@ arrays for each parameter. So it is saved, loaded and compiled as any other tree
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlxr as mx
 from mlxr.errors import InvalidValueError
@@ -16,9 +16,9 @@ from mlxr.utils import tree_flatten, tree_map, tree_merge, tree_reduce, tree_unf
 
 __all__ = ["MultiOptimizer", "Optimizer", "clip_grad_norm"]
 
-Tree = dict[str, Any]
+Tree: TypeAlias = dict[str, Any]
 # A number, or a function from the step to one.
-Scheduled = float | mx.array | Callable[[mx.array], mx.array]
+Scheduled: TypeAlias = float | mx.array | Callable[[mx.array], mx.array]
 
 
 class Optimizer:
