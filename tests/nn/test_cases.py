@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import cases_nn
@@ -14,25 +13,6 @@ import mlxr as mx
 from mlxr import nn
 
 GOLDEN = packed.load(Path(__file__).parent.parent / "golden" / "nn.npz")
-
-# Ops that mlxr may not have yet, by the first word of the cases that need them.
-NEEDS = {
-    **{f"Conv{n}d": f"conv{n}d" for n in (1, 2, 3)},
-    **{f"ConvTranspose{n}d": f"conv_transpose{n}d" for n in (1, 2, 3)},
-    "QuantizedLinear": "quantized_matmul",
-    "QuantizedEmbedding": "dequantize",
-}
-
-
-def names() -> Iterator:
-    """Return the cases, skipped where an op is missing."""
-    for name in cases_nn.CASES:
-        op = NEEDS.get(name.split()[0])
-        missing = op is not None and not hasattr(mx, op)
-        yield pytest.param(name, marks=pytest.mark.skipif(missing, reason=f"mlxr has no {op} yet"))
-
-
-CASES = list(names())
 
 
 def require_equal(found: cases_nn.Arrays, expected: cases_nn.Arrays) -> None:
@@ -51,12 +31,12 @@ def test_golden_file_has_every_case() -> None:
     assert set(GOLDEN) == set(cases_nn.CASES)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", cases_nn.CASES)
 def test_as_golden(name: str) -> None:
     require_equal(cases_nn.CASES[name].run(mx, nn), GOLDEN[name])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", cases_nn.CASES)
 def test_as_upstream(name: str) -> None:
     core = pytest.importorskip("mlx.core", reason="upstream MLX is not installed")
     upstream = pytest.importorskip("mlx.nn", reason="upstream MLX is not installed")

@@ -255,11 +255,11 @@ class QQLinear(_Quantized):
             self._quantized = False
 
     def _set_training_mode(self, mode: bool) -> None:
-        super()._set_training_mode(mode)
         if mode:
             self.dequantize()
         else:
             self.quantize()
+        super()._set_training_mode(mode)
 
     @classmethod
     def from_linear(
