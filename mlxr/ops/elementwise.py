@@ -75,8 +75,17 @@ floor_divide = binary(
     notes="Integer division by zero gives 0; the most negative integer by -1 wraps around.",
     vjp=(lambda g, out, a, b: ops.zeros_like(g), lambda g, out, a, b: ops.zeros_like(g)),
 )
+
+
+def _remainder_reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """NumPy's remainder, but an integer modulo zero is the integer itself."""
+    whole = np.result_type(a, b).kind in "ui"
+    return np.where(b == 0, a, np.remainder(a, np.where(b == 0, 1, b).astype(b.dtype))) if whole else np.remainder(a, b)
+
+
 remainder = binary(
-    "remainder", "Return the remainder of the division, with the sign of `b`.", rule="real", reference=np.remainder,
+    "remainder", "Return the remainder of the division, with the sign of `b`.", rule="real",
+    reference=_remainder_reference,
     domain=(-9.3, 9.1, 0.7, 4.0), dtypes=FLOATING + INTEGER, ulps=8,
     notes="An integer modulo zero is the integer itself.",
     vjp=(lambda g, out, a, b: g, lambda g, out, a, b: negative(multiply(g, floor_divide(a, b)))),
@@ -248,16 +257,25 @@ arctanh = unary(
 _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _erf = np.vectorize(math.erf, otypes=[np.float64])
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 
 def _inverse_erf(y: np.ndarray) -> np.ndarray:
-    """Inverse of the error function by bisection: slow, and sure."""
-    low, high = np.full(np.shape(y), -6.0), np.full(np.shape(y), 6.0)
+    """Inverse of the error function by bisection: slow, and sure. Odd, so that zero is met exactly."""
+    y, sign = np.abs(y), np.sign(y)
+    low, high = np.zeros(np.shape(y)), np.full(np.shape(y), 6.0)
     for _ in range(80):
         middle = (low + high) / 2
         below = _erf(middle) < y
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return (low + high) / 2
+    return sign * (low + high) / 2
+
+
+def _gelu_reference(x: np.ndarray) -> np.ndarray:
+    """x * Phi(x); the tail is so steep that the rounding of erfc's own argument has to be made good."""
+    exact = -np.asarray(x, np.longdouble) / np.sqrt(np.longdouble(2))
+    t = exact.astype(np.float64)
+    return x * (_erfc(t) - _TWO_OVER_SQRT_PI * np.exp(-t * t) * (exact - t).astype(np.float64)) / 2
 
 
 sigmoid = unary(
@@ -286,7 +304,7 @@ silu = unary(
 )
 gelu = unary(
     "gelu", "Return ``a * Phi(a)``, Phi being the normal distribution function.", rule="real float", namespace="nn.",
-    reference=lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2, ulps=6,
+    reference=_gelu_reference, ulps=6,
     vjp=lambda g, out, x: multiply(
         g,
         add(
@@ -307,7 +325,7 @@ def _gelu_tanh_vjp(g, out, x):
 
 gelu_tanh = unary(
     "gelu_tanh", "Return GELU with the tanh approximation of the normal distribution function.", rule="real float",
-    reference=lambda x: 0.5 * x * (1 + np.tanh(_SQRT_2_OVER_PI * (x + 0.044715 * x**3))), namespace="nn.",
+    reference=lambda x: x / (1 + np.exp(-2 * _SQRT_2_OVER_PI * (x + 0.044715 * x**3))), namespace="nn.",
     vjp=_gelu_tanh_vjp, ulps=8,
 )
 
@@ -610,7 +628,7 @@ def clip(a, /, a_min, a_max, *, stream=None):
     return a
 
 
-@operation("elementwise", reference=np.divmod, samples=lambda rng: iter([
+@operation("elementwise", reference=lambda a, b: (np.floor_divide(a, b), _remainder_reference(a, b)), samples=lambda rng: iter([
     Sample((spread(rng, (5,), -9.3, 9.1), spread(rng, (5,), 0.7, 4.0)))]), dtypes=FLOATING + INTEGER, ulps=8)
 def divmod(a, b, stream=None):
     """Return the pair ``(a // b, a % b)``.

@@ -598,7 +598,7 @@ def cummin(a, /, axis=None, *, reverse=False, inclusive=True, stream=None):
 
 
 @operation("scan", primitive=logcumsumexp_p, samples=_scan_samples(-2, 2), differentiable=(0,), ulps=16,
-           reference=_scan_reference(np.logaddexp, -np.inf))
+           reference=_scan_reference(np.logaddexp, -np.inf), scale=lambda a, **kw: 1.0)
 def logcumsumexp(a, /, axis=None, *, reverse=False, inclusive=True, stream=None):
     """Return the running ``log(sum(exp(a)))`` of elements."""
     return _apply_scan(logcumsumexp_p, a, axis, reverse, inclusive, stream)

@@ -373,6 +373,7 @@ cdef int unary_f64(int op, const void *x_, out_t out_, Py_ssize_t n) noexcept no
     cdef const double *x = <const double *> x_
     cdef double *out = <double *> out_
     cdef Py_ssize_t i
+    cdef double t, u
     if op == ABS:
         for i in range(n):
             out[i] = fabs(x[i])
@@ -483,7 +484,10 @@ cdef int unary_f64(int op, const void *x_, out_t out_, Py_ssize_t n) noexcept no
             out[i] = x[i] / (1.0 + exp(-x[i])) if x[i] > -708.0 else x[i] * exp(x[i])
     elif op == GELU:
         for i in range(n):
-            out[i] = 0.5 * x[i] * erfc(x[i] * -0.7071067811865476)
+            # Far out, erfc multiplies the rounding of its argument: the lost part comes back through the derivative.
+            t = x[i] * -0.7071067811865476
+            u = fused_f64(x[i], -0.7071067811865476, -t) + x[i] * 4.833646656726457e-17 if fabs(t) < 30.0 else 0.0
+            out[i] = 0.5 * x[i] * (erfc(t) - 1.1283791670955126 * exp(-t * t) * u)
     elif op == GELU_TANH:
         for i in range(n):
             out[i] = x[i] / (1.0 + exp(-1.5957691216057308 * fused_f64(x[i] * x[i] * 0.044715, x[i], x[i])))

@@ -1,0 +1,144 @@
+"""Every declared op against its NumPy reference: values, shapes, dtypes, refusals, and layouts of the operands.
+
+Driven by the table of declarations, so that an op without samples or reference is a failure, not a gap.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+
+import mlxr as mx
+from mlxr.errors import MlxrError
+from mlxr.ops.declare import REGISTRY
+
+OPS = list(REGISTRY.values())
+CASES = [pytest.param(op, dtype, id=f"{op.name}-{dtype.name}") for op in OPS for dtype in op.dtypes]
+
+# Result dtypes that are neither the operand's nor bool.
+SMALL_SUMS = {mx.bool_: mx.int32, mx.int8: mx.int32, mx.int16: mx.int32, mx.uint8: mx.uint32, mx.uint16: mx.uint32}
+
+
+def row_major(dtype):
+    """Return what makes a tensor of a sample's array."""
+    return lambda array: oracle.tensor_of(oracle.values_for(array, dtype), dtype)
+
+
+def in_layout(name, dtype):
+    """Return what makes a tensor of a sample's array in the named layout, or row-major where there is no such."""
+
+    def convert(array):
+        x = row_major(dtype)(array)
+        return dict(oracle.layouts(x)).get(name, x)
+
+    return convert
+
+
+def expected_dtype(op, sample, dtype, wanted):
+    """The dtype of a result whose reference is `wanted`, by the rules of docs/numerics.md."""
+    if op.name == "astype":
+        return sample.args[1]
+    if wanted.dtype.kind == "b":
+        return mx.bool_
+    if op.name in ("argmax", "argmin", "argsort", "argpartition", "searchsorted"):
+        return mx.uint32
+    if op.name in ("sum", "prod"):
+        return SMALL_SUMS.get(dtype, dtype)
+    if wanted.dtype.kind == "f":
+        return dtype if dtype.kind == "f" else mx.float32
+    return dtype
+
+
+def reference_results(op, sample, dtype):
+    """What the reference gives for a sample in `dtype`: in float64 or complex128, or in the integer dtype itself."""
+
+    def widened(array):
+        values = oracle.values_for(array, dtype)
+        return values.astype(np.complex128) if values.dtype.kind == "c" else values
+
+    with np.errstate(all="ignore"):
+        return [np.asarray(r) for r in oracle.results(oracle.call_with(op.reference, sample, widened))]
+
+
+def scales(op, sample, dtype, count):
+    if op.scale is None:
+        return [None] * count
+    with np.errstate(all="ignore"):
+        value = oracle.call_with(op.scale, sample, lambda a: oracle.values_for(a, dtype).astype(
+            np.complex128 if dtype.kind == "c" else np.float64) if a.dtype.kind == "f" else a)
+    return [np.abs(value)] * count
+
+
+@pytest.mark.parametrize("op", OPS, ids=[op.name for op in OPS])
+def test_declaration_is_complete(op) -> None:
+    assert op.samples is not None
+    assert oracle.samples_of(op)
+    assert op.reference is not None or op.name == "astype"
+    assert op.function.__doc__
+
+
+@pytest.mark.parametrize(("op", "dtype"), [c for c in CASES if c.values[0].reference is not None])
+def test_values(op, dtype) -> None:
+    for index, sample in enumerate(oracle.samples_of(op)):
+        got = oracle.results(oracle.call_with(op.function, sample, row_major(dtype)))
+        wanted = reference_results(op, sample, dtype)
+        assert len(got) == len(wanted), f"sample {index}"
+        for x, reference, scale in zip(got, wanted, scales(op, sample, dtype, len(wanted)), strict=True):
+            where = f"sample {index}: {sample}"
+            assert x.shape == reference.shape, where
+            assert x.dtype is expected_dtype(op, sample, dtype, reference), where
+            values = oracle.numpy_of(x)
+            if x.dtype.kind in "biu":
+                np.testing.assert_array_equal(values, reference.astype(values.dtype), err_msg=where)
+            else:
+                error = oracle.worst_ulps(values, reference, x.dtype, scale)
+                assert error <= max(op.ulps, 0.5 if op.ulps else 0.0), where + f"\n{values}\n{reference}"
+
+
+LAYOUT_DTYPES = (mx.float32, mx.bfloat16, mx.int32)
+
+
+@pytest.mark.parametrize("op", OPS, ids=[op.name for op in OPS])
+def test_layout_of_operands_does_not_change_a_bit(op) -> None:
+    for dtype in [d for d in LAYOUT_DTYPES if d in op.dtypes] or op.dtypes[:1]:
+        for sample in oracle.samples_of(op):
+            plain = oracle.results(oracle.call_with(op.function, sample, row_major(dtype)))
+            wanted = [oracle.bits_of(x) for x in plain]
+            for name in ("transposed", "strided", "reversed", "permuted", "unaligned", "read-only"):
+                got = oracle.results(oracle.call_with(op.function, sample, in_layout(name, dtype)))
+                assert [oracle.bits_of(x) for x in got] == wanted, f"{name} {dtype} {sample}"
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op.primitive is not None], ids=lambda op: op.name)
+def test_broadcast_operand_has_the_bits_of_its_copy(op) -> None:
+    dtype = op.dtypes[0]
+
+    def repeated(a):
+        x = row_major(dtype)(a)
+        return mx.broadcast_to(x[:1], x.shape) if x.ndim and x.shape[0] else x
+
+    for sample in oracle.samples_of(op):
+        views = oracle.results(oracle.call_with(op.function, sample, repeated))
+        copies = oracle.results(oracle.call_with(op.function, sample, lambda a: mx.contiguous(repeated(a))))
+        assert [oracle.bits_of(x) for x in views] == [oracle.bits_of(x) for x in copies], sample
+
+
+REFUSALS = [pytest.param(op, refusal, id=f"{op.name}-{k}") for op in OPS for k, refusal in enumerate(op.refusals)]
+
+
+@pytest.mark.parametrize(("op", "refusal"), REFUSALS)
+def test_refusal_is_typed_and_leaves_operands_alone(op, refusal) -> None:
+    made = []
+
+    def remembered(array):
+        made.append((mx.array(array), array))
+        return made[-1][0]
+
+    with pytest.raises(refusal.error) as caught:
+        oracle.call_with(op.function, refusal, remembered)
+    assert isinstance(caught.value, MlxrError)
+    assert caught.value.facts
+    for x, array in made:
+        np.testing.assert_array_equal(np.array(x), array)
+        assert x.shape == array.shape
