@@ -383,6 +383,10 @@ def asarray(value, dtype=None, copy=None, device=None):
             return bindings.methods["astype"](x, dtype)
         return bindings.methods["copy"](x) if copy else x
     target = as_device(device)
+    if copy is False and isinstance(value, (bool, int, float, complex, list, tuple, range, np.generic)):
+        raise InvalidValueError(
+            f"a Python {type(value).__name__} has no memory that could be shared", op="asarray", value=value
+        )
     if isinstance(value, (bool, int, float, complex)):
         return convert.from_scalar(value, dtype, target)
     if isinstance(value, np.generic):

@@ -1,0 +1,15 @@
+"""What every test runs under: a derandomized hypothesis profile, so that a run is the same every time and quick.
+
+``HYPOTHESIS_PROFILE=explore`` searches with fresh seeds and many more examples.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("ci", derandomize=True, max_examples=60, deadline=None, database=None,
+                          suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
