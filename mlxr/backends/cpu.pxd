@@ -1,17 +1,13 @@
 # cython: language_level=3
 """CpuBackend, and what the family modules in mlxr/cpu need of it: see cpu.pyx."""
 from mlxr.backends.base cimport Backend
-from mlxr.core.abi cimport DTYPE_COUNT, MAX_NDIM, ArrayRef
+from mlxr.core.abi cimport DTYPE_COUNT, GIL_WORK, MAX_NDIM, ArrayRef
 from mlxr.core.primitive cimport MAX_PRIMITIVES, Primitive
 from mlxr.core.tensor cimport Tensor
 from mlxr.cpu.kernels.elementwise cimport ElementwiseTable
 
 # Executes one primitive: gives the outputs their storage, computes them, and raises typed errors.
 ctypedef int (*Handler)(CpuBackend backend, Primitive p, tuple inputs, tuple outputs, tuple params) except -1
-
-# Below this much work (elements times a rough cost) a kernel runs on the calling thread with the GIL held.
-cdef enum:
-    GIL_WORK = 4096
 
 
 cdef class CpuBackend(Backend):

@@ -26,6 +26,9 @@ cdef enum:
     DTYPE_COUNT = 14
     MAX_NDIM = 32      # a typed error above this
     INLINE_NDIM = 6    # shapes up to this rank live inside the tensor object
+    # Backends hold the GIL for elementwise work on at most this many elements. Above it, and for all other primitives,
+    # another thread may run meanwhile, so dispatch hands them private views of the operands.
+    GIL_WORK = 4096
 
 # A strided window on memory. Kernels take and return nothing else.
 #

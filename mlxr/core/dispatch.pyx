@@ -7,14 +7,14 @@ few tens of nanoseconds; everything else goes through :func:`apply`.
 
 Must not know about particular ops or kernels.
 """
-from mlxr.core.abi cimport ArrayRef, DTypeCode, MAX_NDIM
+from mlxr.core.abi cimport ArrayRef, DTypeCode, GIL_WORK, MAX_NDIM
 from mlxr.core.convert cimport scalar_like, scalar_tensor
 from mlxr.core.device cimport Device, check_stream
 from mlxr.core.dtype cimport dtype_of
 from mlxr.core.primitive cimport Primitive
 from mlxr.core.tape cimport record
 from mlxr.core.tensor cimport (
-    Tensor, bindings, describe_shape, new_tensor, new_tensor_from_tuple, shape_tuple
+    Tensor, bindings, describe_shape, new_alias, new_tensor, new_tensor_from_tuple, shape_tuple
 )
 from mlxr.backends.base cimport Backend
 
@@ -78,6 +78,8 @@ cdef Tensor unary(Primitive p, object a, object stream):
         _refuse(p, (x,))
     if stream is not None:
         check_stream(stream, x.device_, p.name)
+    if x.ref.size > GIL_WORK:
+        x = new_alias(x)
     out = new_tensor(dtype_of(p.result[lane]), x.device_, x.ref.ndim, x.ref.shape)
     _backend(x.device_).unary(p, lane, x, out)
     if x.node is not None:
@@ -115,6 +117,8 @@ cdef Tensor binary(Primitive p, object a, object b, object stream):
         out = new_tensor(dtype_of(p.result[lane]), x.device_, x.ref.ndim, x.ref.shape)
     else:
         out = _new_broadcast(dtype_of(p.result[lane]), p.name, x, y)
+    if out.ref.size > GIL_WORK:
+        x, y = new_alias(x), new_alias(y)
     _backend(x.device_).binary(p, lane, x, y, out)
     if x.node is not None or y.node is not None:
         record(p, (x, y), (out,), ())
@@ -167,6 +171,7 @@ cpdef apply(Primitive p, tuple inputs, tuple params=(), object stream=None):
             _refuse_devices(p.name, inputs)
     if stream is not None:
         check_stream(stream, device, p.name)
+    inputs = tuple([new_alias(y) for y in inputs])
     inferred = p.infer(inputs, params)
     if type(inferred[0]) is tuple and inferred and len(inferred[0]) == 2 and type(inferred[0][0]) is tuple:
         outputs = tuple([new_tensor_from_tuple(dtype, device, shape) for shape, dtype in inferred])

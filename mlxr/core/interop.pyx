@@ -19,7 +19,7 @@ from mlxr.core.convert cimport scalar_of_dtype
 from mlxr.core.device cimport Device, as_device, current_device
 from mlxr.core.dtype cimport Dtype, as_dtype, dtype_of
 from mlxr.core.storage cimport Storage, count_copy, foreign_storage
-from mlxr.core.tensor cimport Tensor, bindings, finish_view, new_tensor_from_tuple, shape_tuple
+from mlxr.core.tensor cimport Tensor, bindings, finish_view, new_alias, new_tensor_from_tuple, shape_tuple
 from mlxr.backends.base cimport Backend
 
 from mlxr.core import convert
@@ -333,6 +333,7 @@ def to_dlpack(Tensor x not None, stream=None, max_version=None, dl_device=None, 
     bindings.methods["wait"](x)
     if x.ref.data == NULL:
         raise ExportError(f"the memory of a tensor on {x.device_!r} is not visible to the host", device=x.device_)
+    x = new_alias(x)    # the consumer's owner: the tensor object may become another value
     if max_version is not None and max_version[0] >= 1:
         versioned = <DLManagedTensorVersioned *>malloc(sizeof(DLManagedTensorVersioned) + dims)
         if versioned == NULL:

@@ -15,8 +15,7 @@ cimport cython
 import threading
 
 from mlxr.core.primitive cimport Primitive
-from mlxr.core.tensor cimport Tensor, new_view
-from libc.string cimport memcpy
+from mlxr.core.tensor cimport Tensor, new_alias
 
 # The running tape of each thread: a dynamic scope, like the device scope (docs/decisions/0003).
 _running = threading.local()
@@ -127,8 +126,8 @@ cdef Node _new_node(Tape tape, Primitive p, tuple inputs, tuple outputs, tuple p
         k += 1
     # The node keeps aliases: a tensor object may become another value (x += y), and the alias' reference to the storage
     # makes a later write in place copy first.
-    node.inputs = tuple([_alias(x, True) for x in inputs])
-    node.outputs = tuple([_alias(x, True) for x in outputs])
+    node.inputs = tuple([new_alias(x) for x in inputs])
+    node.outputs = tuple([new_alias(x) for x in outputs])
     tape.nodes.append(node)
     return node
 
@@ -154,22 +153,11 @@ cdef int record(Primitive p, tuple inputs, tuple outputs, tuple params) except -
     return 0
 
 
-cdef Tensor _alias(Tensor x, bint marked):
-    """Return another tensor object for the value of `x`, with or without its mark."""
-    cdef Tensor view = new_view(x, x.ref.ndim)
-    memcpy(view.ref.shape, x.ref.shape, x.ref.ndim * sizeof(Py_ssize_t))
-    memcpy(view.ref.strides, x.ref.strides, x.ref.ndim * sizeof(Py_ssize_t))
-    view.ref.size = x.ref.size
-    view.ref.contiguous = x.ref.contiguous
-    if marked:
-        view.node = x.node
-        view.output_index = x.output_index
-    return view
-
-
 def detach(Tensor x not None):
     """Return the same value without a mark: a constant to every transform."""
-    return _alias(x, False)
+    cdef Tensor alias = new_alias(x)
+    alias.node = None
+    return alias
 
 
 def attach_node(Primitive p not None, tuple inputs, tuple outputs, tuple params):
@@ -182,7 +170,7 @@ def leaf(Tape tape not None, Tensor x not None, Primitive identity):
 
     If an outer transform traces `x`, the leaf is recorded as ``identity(x)``, so that the outer gradient passes it.
     """
-    cdef Tensor view = _alias(x, False)
+    cdef Tensor view = detach(x)
     if is_traced(x):
         _new_node(tape, identity, (x,), (view,), ())
     else:

@@ -17,6 +17,8 @@ cdef class Tensor:
     # Where the tape knows this value: a mlxr.core.tape.Node, or None outside transforms.
     cdef object node
     cdef int output_index
+    # Storages whose address was given away without an owner (see __array_interface__): alive as long as the tensor.
+    cdef object pinned
     cdef Py_ssize_t inline_dims[2 * INLINE_NDIM]
     cdef object __weakref__
 
@@ -38,6 +40,8 @@ cdef Tensor new_tensor_from_tuple(Dtype dtype, Device device, tuple shape)
 # A tensor on the storage of x with room for ndim extents; the caller fills shape and strides, then calls finish_view.
 cdef Tensor new_view(Tensor x, int ndim)
 cdef int finish_view(Tensor view) except -1
+# Another tensor object for the same value, marks included: what happens to x later does not concern it.
+cdef Tensor new_alias(Tensor x)
 cdef int attach(Tensor x, Storage storage) except -1
 cdef tuple shape_tuple(Tensor x)
 cdef tuple strides_tuple(Tensor x)

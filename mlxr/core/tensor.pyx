@@ -239,6 +239,7 @@ cdef class Tensor:
     @property
     def __array_interface__(self):
         """dict: NumPy's array interface, version 3, over the shared memory."""
+        self.pinned = (self.storage, self.pinned)
         return bindings.methods["array_interface"](self)
 
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
@@ -256,7 +257,8 @@ cdef class Tensor:
         return mlxr
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        fill_buffer(self, buffer, flags)
+        # The buffer owns an alias: this object may become another value while the buffer is in use.
+        fill_buffer(new_alias(self), buffer, flags)
 
     def __releasebuffer__(self, Py_buffer *buffer):
         PyMem_Free(buffer.internal)
@@ -692,6 +694,17 @@ cdef Tensor new_view(Tensor x, int ndim):
     view.dtype_ = x.dtype_
     view.device_ = x.device_
     return view
+
+
+cdef Tensor new_alias(Tensor x):
+    cdef Tensor alias = new_view(x, x.ref.ndim)
+    memcpy(alias.ref.shape, x.ref.shape, x.ref.ndim * sizeof(Py_ssize_t))
+    memcpy(alias.ref.strides, x.ref.strides, x.ref.ndim * sizeof(Py_ssize_t))
+    alias.ref.size = x.ref.size
+    alias.ref.contiguous = x.ref.contiguous
+    alias.node = x.node
+    alias.output_index = x.output_index
+    return alias
 
 
 cdef int finish_view(Tensor view) except -1:

@@ -1,6 +1,7 @@
 # cython: language_level=3, binding=True, boundscheck=False, wraparound=False
 """Executes the primitives of the random family on the CPU kernels."""
-from mlxr.backends.cpu cimport GIL_WORK, CpuBackend
+from mlxr.backends.cpu cimport CpuBackend
+from mlxr.core.abi cimport GIL_WORK
 from mlxr.core.primitive cimport Primitive
 from mlxr.core.tensor cimport Tensor
 from mlxr.cpu.kernels.random cimport RandomTable

@@ -2,7 +2,8 @@
 """Executes the primitives of the reduce and scan families on the CPU kernels."""
 from libc.stdint cimport uint32_t
 
-from mlxr.backends.cpu cimport GIL_WORK, CpuBackend
+from mlxr.backends.cpu cimport CpuBackend
+from mlxr.core.abi cimport GIL_WORK
 from mlxr.core.primitive cimport Primitive
 from mlxr.core.tensor cimport Tensor
 from mlxr.cpu.kernels cimport reduce as kernels
