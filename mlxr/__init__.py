@@ -4,6 +4,8 @@
 ``mlxr.fast``, ``mlxr.random`` hold the rest.
 """
 
+import math as _math
+
 from mlxr import (
     errors,
     fast,
@@ -79,6 +81,7 @@ from mlxr.transforms import (
     async_eval,
     checkpoint,
     custom_function,
+    depends,
     eval,
     grad,
     jvp,
@@ -89,3 +92,6 @@ from mlxr.transforms import (
 )
 
 array = Tensor
+
+# Numbers under MLX's names; None makes a new axis in an index.
+e, euler_gamma, inf, nan, newaxis, pi = _math.e, 0.5772156649015329, _math.inf, _math.nan, None, _math.pi

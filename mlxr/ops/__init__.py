@@ -13,16 +13,21 @@ from mlxr.core.tensor import get_bindings as _get_bindings
 from mlxr.ops import elementwise as _elementwise
 from mlxr.ops import linalg as _linalg  # its names are mlxr.linalg's
 from mlxr.ops import random as _random  # its names are mlxr.random's
+from mlxr.ops.compare import *
 from mlxr.ops.conv import *
 from mlxr.ops.creation import *
+from mlxr.ops.einsum import *
 from mlxr.ops.elementwise import *
 from mlxr.ops.fused import *
 from mlxr.ops.indexing import *
 from mlxr.ops.layout import *
 from mlxr.ops.matmul import *
+from mlxr.ops.matrix import *
 from mlxr.ops.quantized import *
 from mlxr.ops.reduce import *
 from mlxr.ops.sort import *
+from mlxr.ops.types import *
+from mlxr.ops.windows import *
 
 # What mlxr takes over: the functions, not the modules of the families, whose names MLX gives to namespaces and ops.
 __all__ = [name for name, value in globals().items() if name[0] != "_" and not isinstance(value, _ModuleType)]

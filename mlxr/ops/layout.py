@@ -562,12 +562,12 @@ def diag(a, /, k=0, *, stream=None):
 
 @operation("layout", dtypes=EVERY, differentiable=(0,), ulps=0, reference=np.flip,
            samples=_samples(((4, 6),), ((4, 6), 1), ((2, 3, 4), (0, -1))))
-def flip(m, /, axis=None, *, stream=None):
+def flip(a, /, axis=None, *, stream=None):
     """Return a view with axes in reverse order.
 
     Parameters
     ----------
-    m : Tensor
+    a : Tensor
     axis : int or sequence of int, optional
         All axes by default.
     stream : Stream or Device, optional
@@ -576,7 +576,7 @@ def flip(m, /, axis=None, *, stream=None):
     -------
     Tensor
     """
-    a = as_operand(m, "flip")
+    a = as_operand(a, "flip")
     axes = normalize_axes(axis, a.ndim, "flip")
     starts = tuple(max(n - 1, 0) if k in axes else 0 for k, n in enumerate(a.shape))
     return layout.slice_view(slice_p, a, starts, a.shape, tuple(-1 if k in axes else 1 for k in range(a.ndim)))
@@ -773,22 +773,22 @@ def split(a, /, indices_or_sections, axis=0, *, stream=None):
     return result
 
 
-def unstack(a, axis=0, *, stream=None):
-    """Return the slices of `a` along an axis, as views without that axis.
+def unstack(x, /, *, axis=0, stream=None):
+    """Return the slices of `x` along an axis, as views without that axis.
 
     Parameters
     ----------
-    a : Tensor
+    x : Tensor
     axis : int
     stream : Stream or Device, optional
 
     Returns
     -------
-    list of Tensor
+    tuple of Tensor
     """
-    a = as_operand(a, "unstack")
-    axis = normalize_axis(axis, a.ndim, "unstack")
-    return [squeeze(part, axis) for part in split(a, a.shape[axis], axis)] if a.shape[axis] else []
+    x = as_operand(x, "unstack")
+    axis = normalize_axis(axis, x.ndim, "unstack")
+    return tuple(squeeze(part, axis) for part in split(x, x.shape[axis], axis)) if x.shape[axis] else ()
 
 
 @operation("indexing", reference=lambda a, reps: np.tile(a, reps), dtypes=EVERY, differentiable=(0,), ulps=0,

@@ -14,6 +14,7 @@ import mlxr.ops as ops  # other families: complete by the time a function runs
 from mlxr.core import dtype as dtypes
 from mlxr.core.dispatch import apply, as_operand, broadcast_shapes
 from mlxr.core.dtype import Dtype, promote_types
+from mlxr.core.tensor import Tensor
 from mlxr.errors import BoundsError, DtypeError, InvalidValueError, ShapeError, UnsupportedOpError
 from mlxr.ops.declare import Refusal, Sample, operation, primitive, spread
 from mlxr.ops.elementwise import (
@@ -31,7 +32,8 @@ from mlxr.ops.indexing import ADD, scatter_p
 from mlxr.ops.layout import broadcast_to, expand_dims, reshape, swapaxes
 
 __all__ = [
-    "block_masked_mm", "dequantize", "gather_mm", "gather_qmm", "quantize", "quantized_matmul", "segmented_mm",
+    "block_masked_mm", "dequantize", "from_fp8", "gather_mm", "gather_qmm", "quantize", "quantized_matmul",
+    "segmented_mm", "to_fp8",
 ]
 
 GROUP_SIZE, BITS = 64, 4
@@ -721,3 +723,98 @@ def segmented_mm(a, b, /, segments, *, stream=None):
     parts = [ops.matmul(a[:, start:stop], b[start:stop], stream=stream) for start, stop in pairs]
     shape = (*segments.shape[:-1], a.shape[0], b.shape[1])
     return reshape(ops.stack(parts), shape) if parts else ops.zeros(shape, promote_types(a.dtype, b.dtype))
+
+
+# ------------------------------------------------------------------ 8-bit floats
+
+def _fp8_magnitudes():
+    """Return the values of the codes 0 to 126 of e4m3: four bits of exponent with bias 7, three of mantissa."""
+    code = np.arange(127)
+    exponent, mantissa = code >> 3, code & 7
+    return np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10.0))
+
+
+def _fp8_bounds():
+    """Return, for each code but the last, the largest float32 that rounds to it: halfway; just below for odd codes."""
+    values = _fp8_magnitudes()
+    halfway = ((values[:-1] + values[1:]) / 2).astype(np.float32)
+    return np.where(np.arange(126) % 2 == 0, halfway, np.nextafter(halfway, np.float32(0)))
+
+
+_FP8_VALUES = np.concatenate([_fp8_magnitudes(), [np.nan]])
+_FP8_VALUES = np.concatenate([_FP8_VALUES, -_FP8_VALUES]).astype(np.float32)
+_FP8_BOUNDS = _fp8_bounds()
+
+
+@operation("elementwise", dtypes=LANES, ulps=0,
+           reference=lambda x: np.searchsorted(_FP8_BOUNDS, np.abs(x)) + 128 * np.signbit(x),
+           samples=lambda rng: iter([
+               Sample((np.concatenate([_FP8_VALUES[:127], -_FP8_VALUES[:127]]),)),
+               Sample((spread(rng, (3, 50), -500, 500),)),
+               Sample((np.array([17.0, 19.0, 2.0**-10, 3 * 2.0**-10, np.inf, -1e9, -0.0]),)),
+           ]),
+           refusals=(Refusal((np.ones(2, np.int32),), DtypeError),))
+def to_fp8(x, *, stream=None):
+    """Round to 8-bit floats of four exponent and three mantissa bits (e4m3), to nearest even.
+
+    Parameters
+    ----------
+    x : Tensor
+        Floating. What is out of range, infinite or NaN becomes the largest number, 448, with its sign.
+    stream : Stream or Device, optional
+        Must be on the operand's device.
+
+    Returns
+    -------
+    Tensor
+        Of dtype uint8.
+
+    Raises
+    ------
+    DtypeError
+        If the dtype is not floating.
+    """
+    x = as_operand(x, "to_fp8")
+    if x.dtype.kind != "f":
+        raise DtypeError(f"[to_fp8] Only real floating types are supported but x.dtype() == {x.dtype.name}.",
+                         op="to_fp8", dtypes=(x.dtype,))
+    x = contiguous(astype(x, dtypes.float32))
+    bounds = Tensor(_FP8_BOUNDS, dtypes.float32, device=x.device)
+    code = ops.searchsorted(bounds, ops.abs(x), stream=stream)
+    sign = left_shift(right_shift(ops.view(x, dtypes.uint32), 31), 7)
+    return astype(bitwise_or(code, sign), dtypes.uint8)
+
+
+@operation("elementwise", dtypes=(dtypes.float32,), ulps=0, reference=lambda x, dtype=None: _FP8_VALUES[x],
+           samples=lambda rng: (Sample((np.arange(256, dtype=np.uint8).reshape(16, 16), dtype)) for dtype in LANES),
+           refusals=(Refusal((np.ones(2, np.int32),), DtypeError),
+                     Refusal((np.ones(2, np.uint8), dtypes.int32), DtypeError)))
+def from_fp8(x, dtype=dtypes.bfloat16, *, stream=None):
+    """Return the numbers that 8-bit floats (e4m3) stand for.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of dtype uint8.
+    dtype : Dtype
+        Floating.
+    stream : Stream or Device, optional
+        Must be on the operand's device.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    DtypeError
+        If a dtype is another one.
+    """
+    x = as_operand(x, "from_fp8")
+    if x.dtype is not dtypes.uint8:
+        raise DtypeError(f"[from_fp8] Input must have type uint8 but x.dtype() == {x.dtype.name}.", op="from_fp8",
+                         dtypes=(x.dtype,))
+    if not isinstance(dtype, Dtype) or dtype.kind != "f":
+        raise DtypeError(f"[from_fp8] Only real floating types are supported but dtype == {dtype}.", op="from_fp8",
+                         dtypes=(dtype,))
+    return ops.take(Tensor(_FP8_VALUES, dtype, device=x.device), x, stream=stream)

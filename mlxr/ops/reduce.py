@@ -513,8 +513,10 @@ cummin_p = _scan("cummin", lambda d: d, _cumextreme_back(False))
 logcumsumexp_p = _scan("logcumsumexp", _at_least_float, _logcumsumexp_back)
 
 
-def _apply_scan(p, a, axis, reverse, inclusive, stream):
+def _apply_scan(p, a, axis, reverse, inclusive, stream, dtype=None):
     a = as_operand(a, p.name)
+    if dtype is not None:
+        a = astype(a, dtype)
     if axis is None:
         a, axis = reshape(a, (-1,)), 0
     axis = normalize_axis(axis, a.ndim, p.name)
@@ -571,16 +573,16 @@ _SCAN_DOC = """
 
 @operation("scan", primitive=cumsum_p, samples=_scan_samples(-2, 2), reference=_scan_reference(np.add, 0),
            dtypes=NUMERIC, differentiable=(0,), scale=lambda a, **kw: np.sum(np.abs(a)))
-def cumsum(a, /, axis=None, *, reverse=False, inclusive=True, stream=None):
+def cumsum(a, /, axis=None, *, reverse=False, inclusive=True, dtype=None, stream=None):
     """Return the running sum of elements."""
-    return _apply_scan(cumsum_p, a, axis, reverse, inclusive, stream)
+    return _apply_scan(cumsum_p, a, axis, reverse, inclusive, stream, dtype)
 
 
 @operation("scan", primitive=cumprod_p, samples=_scan_samples(0.5, 1.5), reference=_scan_reference(np.multiply, 1),
            dtypes=FLOATING, differentiable=(0,), ulps=64)
-def cumprod(a, /, axis=None, *, reverse=False, inclusive=True, stream=None):
+def cumprod(a, /, axis=None, *, reverse=False, inclusive=True, dtype=None, stream=None):
     """Return the running product of elements."""
-    return _apply_scan(cumprod_p, a, axis, reverse, inclusive, stream)
+    return _apply_scan(cumprod_p, a, axis, reverse, inclusive, stream, dtype)
 
 
 @operation("scan", primitive=cummax_p, samples=_scan_samples(-2, 2), reference=_scan_reference(np.maximum, -np.inf),
@@ -604,8 +606,12 @@ def logcumsumexp(a, /, axis=None, *, reverse=False, inclusive=True, stream=None)
     return _apply_scan(logcumsumexp_p, a, axis, reverse, inclusive, stream)
 
 
+_SCAN_DTYPE = """    dtype : Dtype, optional
+        Convert the elements to this dtype first.
+    stream"""
+
 for _function in (cumsum, cumprod, cummax, cummin, logcumsumexp):
-    _function.__doc__ += _SCAN_DOC
+    _function.__doc__ += _SCAN_DOC.replace("    stream", _SCAN_DTYPE) if _function in (cumsum, cumprod) else _SCAN_DOC
 
 # Other names for the same functions, as upstream has them.
 cumulative_sum, cumulative_prod = cumsum, cumprod

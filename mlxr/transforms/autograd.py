@@ -327,19 +327,19 @@ def jvp(
         return outputs, _gradients(tape, [g for g, _ in pairs], [t for _, t in pairs], dummies)
 
 
-def stop_gradient(x: Tensor, /, *, stream: Any = None) -> Tensor:
-    """Return `x` as a constant to every transform.
+def stop_gradient(a: Tensor, /, *, stream: Any = None) -> Tensor:
+    """Return `a` as a constant to every transform.
 
     Parameters
     ----------
-    x : Tensor
+    a : Tensor
     stream : Stream or Device, optional
 
     Returns
     -------
     Tensor
     """
-    return tapes.detach(ops.asarray(x))
+    return tapes.detach(ops.asarray(a))
 
 
 # ------------------------------------------------------------------ functions with gradients of their own

@@ -6,8 +6,9 @@ from typing import Any
 
 from mlxr.core.device import backend_of
 from mlxr.core.evaluation import eval
+from mlxr.core.tensor import Tensor
 
-__all__ = ["async_eval", "eval", "synchronize"]
+__all__ = ["async_eval", "depends", "eval", "synchronize"]
 
 
 
@@ -32,3 +33,20 @@ def synchronize(stream: Any = None) -> None:
         The default device if None.
     """
     backend_of(stream).synchronize()
+
+
+def depends(inputs: Any, dependencies: Any) -> Any:
+    """Return `inputs`, to be computed after `dependencies`.
+
+    Ops run in the order in which they are called, so both are computed already.
+
+    Parameters
+    ----------
+    inputs, dependencies : Tensor or sequence of Tensor
+
+    Returns
+    -------
+    Tensor or list of Tensor
+        As `inputs`.
+    """
+    return inputs if isinstance(inputs, Tensor) else list(inputs)
