@@ -65,6 +65,10 @@ cdef class Backend:
         """Give `out` (same layout as `x`, which lives on a host backend) x's memory; False where that cannot be done."""
         return False
 
+    def lend(self, Tensor x not None, Tensor out not None):
+        """Give `out`, which lives on a host backend, the memory of `x`; False where the host cannot see that memory."""
+        return False
+
     def execute(self, Primitive primitive not None, tuple inputs, tuple outputs, tuple params):
         """Compute `outputs` from `inputs`, giving every output its storage.
 

@@ -265,9 +265,11 @@ cdef list _nested(const char *p, Tensor x, int axis):
 
 
 def to_list(Tensor x not None):
-    """Return the elements of a host tensor as nested lists; a scalar if there is no axis."""
+    """Return the elements of a tensor as nested lists; a scalar if there is no axis."""
     if x.ref.ndim == 0:
         return scalar(x)
+    if x.ref.data == NULL and x.ref.size:
+        x = bindings.methods["to_device"](x, "cpu")
     return _nested(x.ref.data, x, 0)
 
 

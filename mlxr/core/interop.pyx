@@ -489,7 +489,6 @@ def to_numpy(Tensor x not None, dtype=None, copy=None):
 
     Shares the memory unless `dtype` differs, `copy` is True, or NumPy has no such dtype (bfloat16 becomes float32).
     """
-    cdef Backend backend = <Backend>x.device_.require_backend()
     bindings.methods["wait"](x)
     if x.dtype_.code == DTypeCode.BFLOAT16:
         if copy is False:
@@ -503,10 +502,7 @@ def to_numpy(Tensor x not None, dtype=None, copy=None):
     else:
         if copy is False:
             raise ExportError(f"the memory of a tensor on {x.device_!r} is not visible to the host", device=x.device_)
-        array = np.empty(shape_tuple(x), x.dtype_.name)
-        backend.copy_out(x, array.reshape(-1).view(np.uint8))
-        count_copy(x.nbytes)
-        copy = None
+        return to_numpy(to_device(x, "cpu"), dtype, copy)
     if dtype is not None and np.dtype(dtype) != array.dtype:
         if copy is False:
             raise ExportError(f"{x.dtype_.name} cannot become NumPy's {np.dtype(dtype)} without a copy", dtype=x.dtype_)
@@ -566,6 +562,8 @@ def to_device(Tensor x not None, device):
         return x
     out = new_tensor_from_tuple(x.dtype_, target, shape_tuple(x))
     if (<Backend>target.require_backend()).share(x, out):
+        return out
+    if (<Backend>target.backend).host and (<Backend>x.device_.require_backend()).lend(x, out):
         return out
     (<Backend>target.backend).copy_in(row_major_bytes(x), out)
     count_copy(x.nbytes)

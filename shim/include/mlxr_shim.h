@@ -634,6 +634,7 @@ MLXR_API mlxr_status mlxr_linalg(int32_t op, mlxr_array a, mlxr_array b, int32_t
  *   TRANSPOSE            a                   axes... (none: reversed)
  *   BROADCAST_TO         a                   shape...
  *   SLICE                a                   start..., stop..., step...
+ *   AS_STRIDED           a                   shape..., strides..., offset
  *   CONCATENATE          up to 4             axis
  *   CONTIGUOUS           a                   -
  *   TAKE                 a indices           axis

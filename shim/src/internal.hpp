@@ -179,6 +179,8 @@ mx::array take(Scope &scope, const mx::array &a, const mx::array &indices, int32
 mx::array take_along_axis(Scope &scope, const mx::array &a, const mx::array &indices, int32_t axis, mx::Stream s);
 mx::array slice(const mx::array &a, const int64_t *start, const int64_t *stop, const int64_t *step, int32_t n,
                 mx::Stream s);
+mx::array as_strided(const mx::array &a, const int64_t *shape, const int64_t *strides, int32_t n, int64_t offset,
+                     mx::Stream s);
 mx::array layer_norm(const mx::array &x, const std::optional<mx::array> &weight, const std::optional<mx::array> &bias,
                      float eps, mx::Stream s);
 mx::array rms_norm(const mx::array &x, const std::optional<mx::array> &weight, float eps, mx::Stream s);

@@ -64,6 +64,16 @@ static void check_window(const mx::array &a, const mx::Shape &shape, const mx::S
     }
 }
 
+mx::array as_strided(const mx::array &a, const int64_t *shape, const int64_t *strides, int32_t n, int64_t offset,
+                     mx::Stream s) {
+    auto extents = shape_of(shape, n);
+    mx::Strides steps;
+    for (int32_t i = 0; i < n; i++)
+        steps.push_back(required(strides, "strides")[i]);
+    check_window(a, extents, steps, offset);
+    return mx::as_strided(a, std::move(extents), std::move(steps), static_cast<size_t>(offset), s);
+}
+
 } // namespace mlxr
 
 using namespace mlxr;
@@ -104,16 +114,8 @@ mlxr_array mlxr_slice_update(int32_t op, mlxr_array a, mlxr_array update, const 
 
 mlxr_array mlxr_as_strided(mlxr_array a, const int64_t *shape, const int64_t *strides, int32_t ndim, int64_t offset,
                            mlxr_stream stream) {
-    return array_entry([&](Scope &scope) {
-        const auto &x = scope.borrow(a);
-        auto extents = shape_of(shape, ndim);
-        mx::Strides steps;
-        for (int32_t i = 0; i < ndim; i++)
-            steps.push_back(required(strides, "strides")[i]);
-        check_window(x, extents, steps, offset);
-        return mx::as_strided(x, std::move(extents), std::move(steps), static_cast<size_t>(offset),
-                              scope.stream(stream));
-    });
+    return array_entry(
+        [&](Scope &scope) { return as_strided(scope.borrow(a), shape, strides, ndim, offset, scope.stream(stream)); });
 }
 
 mlxr_array mlxr_concatenate(const mlxr_array *arrays, int32_t n, int32_t axis, mlxr_stream stream) {

@@ -90,6 +90,11 @@ mx::array execute(Scope &scope, int32_t op, const Step &step, mx::Stream s) {
         if (step.nints() != 3 * n) fail(MLXR_E_INVALID, "a slice takes start, stop and step for each axis");
         return slice(step.in(0), step.ints(), step.ints() + n, step.ints() + 2 * n, n, s);
     }
+    case MLXR_AS_STRIDED: {
+        int32_t n = (step.nints() - 1) / 2;
+        if (step.nints() != 2 * n + 1) fail(MLXR_E_INVALID, "a window takes a shape, strides and an offset");
+        return as_strided(step.in(0), step.ints(), step.ints() + n, n, step.ints()[2 * n], s);
+    }
     case MLXR_CONCATENATE: {
         std::vector<mx::array> parts;
         for (int k = 0; k < 4; k++) {

@@ -44,6 +44,11 @@ STEPS = {
     "reverse": ([Q], (abi.TRANSPOSE, (0,), (), ()), lambda lib, x: lib.transpose(x)),
     "broadcast": ([X], (abi.BROADCAST_TO, (0,), (3, 4, 8), ()), lambda lib, x: lib.broadcast_to(x, (3, 4, 8))),
     "slice": ([X], (abi.SLICE, (0,), (1, 0, 4, 8, 2, 3), ()), lambda lib, x: lib.slice(x, (1, 0), (4, 8), (2, 3))),
+    "as_strided": (
+        [X],
+        (abi.AS_STRIDED, (0,), (2, 3, 8, -1, 7), ()),
+        lambda lib, x: lib.as_strided(x, (2, 3), (8, -1), 7),
+    ),
     "concatenate": ([X, W], (abi.CONCATENATE, (0, 1, 0), (0,), ()), lambda lib, x, w: lib.concatenate([x, w, x], 0)),
     "contiguous": ([X.T], (abi.CONTIGUOUS, (0,), (), ()), lambda lib, x: lib.contiguous(x)),
     "take": ([X, INDEX], (abi.TAKE, (0, 1), (0,), ()), lambda lib, x, i: lib.take(x, i, 0)),
@@ -119,6 +124,8 @@ FAILURES = {
     "missing parameter": (InvalidValueError, (abi.CUMSUM, (0,), (1,), ())),
     "missing number": (InvalidValueError, (abi.RMS_NORM, (0,), (), ())),
     "wide parameter": (ExtentError, (abi.CUMSUM, (0,), (2**40, 0, 0), ())),
+    "window of two": (InvalidValueError, (abi.AS_STRIDED, (0,), (2, 1), ())),
+    "window outside": (BoundsError, (abi.AS_STRIDED, (0,), (2, 1, 31), ())),
     "slice of two": (InvalidValueError, (abi.SLICE, (0,), (0, 1), ())),
 }
 

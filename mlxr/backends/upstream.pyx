@@ -1,0 +1,870 @@
+# cython: language_level=3, binding=True, embedsignature=True
+"""Upstream MLX as a backend: primitives become operations of upstream, through the shim.
+
+Nothing runs when it is called. Most primitives are first recorded here, in plain C arrays, as steps of a program; the
+shim builds a whole program in one call when a value is needed, or an operation comes that cannot be part of one. So a
+chain of operations costs less than calls of upstream's own Python would. What upstream then builds is lazy too, until a
+tensor is waited for.
+
+A storage holds a :class:`Value`: elements in row-major order, on upstream's side. Views are windows on it. Values are
+never changed. Knows storages, layouts and the shim's binding; must not know about ops, the tape or public functions.
+"""
+cimport cython
+from cpython.list cimport PyList_GET_ITEM
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport free, realloc
+
+import ctypes
+import math
+import threading
+
+import numpy as np
+
+from mlxr.errors import OutOfMemoryError, UnsupportedOpError
+from mlxr.shim import Array, abi, load
+from mlxr.shim.errors import error_for
+
+from mlxr.backends.base cimport Backend
+from mlxr.core.device cimport Device
+from mlxr.core.primitive cimport Primitive
+from mlxr.core.storage cimport foreign_storage
+from mlxr.core.tensor cimport Tensor, attach, finish_view, shape_tuple, strides_tuple
+
+from mlxr.core.dtype import ALL_DTYPES
+
+# Primitive name -> operation of the shim, where the two agree.
+UNARY = {name: getattr(abi, name.upper()) for name in (
+    "abs negative sign square sqrt rsqrt reciprocal exp expm1 log log2 log10 log1p sin cos tan arcsin arccos arctan "
+    "sinh cosh tanh arcsinh arccosh arctanh sigmoid erf erfinv floor ceil trunc bitwise_invert real imag conjugate "
+    "logical_not isnan isinf isfinite isposinf isneginf"
+).split()} | {"rint": abi.ROUND}
+BINARY = {name: getattr(abi, name.upper()) for name in (
+    "add subtract multiply divide floor_divide remainder power maximum minimum logaddexp arctan2 bitwise_and "
+    "bitwise_or bitwise_xor left_shift right_shift equal not_equal less less_equal greater greater_equal logical_and "
+    "logical_or logical_xor"
+).split()}
+REDUCE = {name: getattr(abi, name.upper()) for name in (
+    "sum prod max min all any mean logsumexp var argmax argmin"
+).split()}
+SCAN = {name: getattr(abi, name.upper()) for name in "cumsum cumprod cummax cummin logcumsumexp".split()}
+UPDATES = {
+    "assign": abi.UPDATE_SET, "add": abi.UPDATE_ADD, "prod": abi.UPDATE_PROD, "max": abi.UPDATE_MAX,
+    "min": abi.UPDATE_MIN,
+}
+
+# What is recorded before it is handed over without being asked for: bounds the memory of what nobody ever reads.
+cdef enum:
+    STEP_LIMIT = 1024
+
+
+# mlxr_instr of the shim's header; test_upstream.py compares the size with the binding's.
+cdef struct Step:
+    unsigned int size
+    int32_t op
+    int32_t operands[4]
+    int32_t ints
+    int32_t nints
+    int32_t floats
+    int32_t nfloats
+
+
+@cython.final
+cdef class Value:
+    """Row-major elements on upstream's side: an array of the shim, or a step of the program being recorded."""
+
+    cdef object array       # mlxr.shim.Array; None while it is only recorded
+    cdef object error       # why it could not be built
+    cdef readonly tuple shape
+    cdef readonly int dtype
+    cdef int32_t number     # operand code in the program of `epoch`: >= 0 a step, <= -2 an input
+    cdef int64_t epoch
+
+
+cdef Value value_of(object array, tuple shape, int dtype):
+    cdef Value value = Value.__new__(Value)
+    value.array = array
+    value.shape = shape
+    value.dtype = dtype
+    value.epoch = -1
+    return value
+
+
+cdef class Recorder:
+    """The program being recorded on one stream."""
+
+    cdef object lib
+    cdef int stream
+    cdef int64_t epoch
+    cdef list values            # one for each step
+    cdef list inputs            # arrays
+    cdef Step *steps
+    cdef Py_ssize_t step_room
+    cdef int64_t *ints
+    cdef Py_ssize_t nints, int_room
+    cdef double *floats
+    cdef Py_ssize_t nfloats, float_room
+    cdef readonly object lock
+
+    def __cinit__(self):
+        self.steps = NULL
+        self.ints = NULL
+        self.floats = NULL
+
+    def __init__(self, lib, int stream):
+        self.lib = lib
+        self.stream = stream
+        self.lock = threading.RLock()
+        self.values = []
+        self.inputs = []
+
+    def __dealloc__(self):
+        free(self.steps)
+        free(self.ints)
+        free(self.floats)
+
+    cdef int32_t operand(self, Value value) except? -1:
+        """Return the code under which `value` is an operand of the next step."""
+        if value is None:
+            return -1
+        if value.error is not None:
+            raise value.error
+        if value.epoch != self.epoch:
+            self.inputs.append(value.array)
+            value.number = -1 - <int32_t>len(self.inputs)
+            value.epoch = self.epoch
+        return value.number
+
+    cdef Value record(self, int op, tuple operands, tuple shape, int dtype, tuple ints=(), tuple floats=()):
+        """Append a step; `shape` and `dtype` are those of its result."""
+        cdef Py_ssize_t n = len(self.values), k
+        cdef Value value
+        cdef Step *step
+        if n >= STEP_LIMIT:
+            self.flush()
+            n = 0
+        if n >= self.step_room:
+            self.steps = <Step *>_grown(self.steps, &self.step_room, n + 1, sizeof(Step))
+        step = &self.steps[n]
+        step.size = sizeof(Step)
+        step.op = op
+        for k in range(4):
+            step.operands[k] = self.operand(<Value>operands[k]) if k < len(operands) else -1
+        if self.nints + len(ints) > self.int_room:
+            self.ints = <int64_t *>_grown(self.ints, &self.int_room, self.nints + len(ints), sizeof(int64_t))
+        if self.nfloats + len(floats) > self.float_room:
+            self.floats = <double *>_grown(self.floats, &self.float_room, self.nfloats + len(floats), sizeof(double))
+        step.ints = <int32_t>self.nints
+        step.nints = <int32_t>len(ints)
+        step.floats = <int32_t>self.nfloats
+        step.nfloats = <int32_t>len(floats)
+        for k in range(len(ints)):
+            self.ints[self.nints + k] = ints[k]
+        for k in range(len(floats)):
+            self.floats[self.nfloats + k] = floats[k]
+        self.nints += len(ints)
+        self.nfloats += len(floats)
+        value = value_of(None, shape, dtype)
+        value.number = <int32_t>n
+        value.epoch = self.epoch
+        self.values.append(value)
+        return value
+
+    cdef object array(self, Value value):
+        """Return the array of the shim behind `value`, building what was recorded if need be."""
+        with self.lock:
+            if value.array is None and value.error is None:
+                self.flush()
+        if value.error is not None:
+            raise value.error
+        return value.array
+
+    cdef list flush(self):
+        """Build what was recorded. Returns the values that somebody still holds."""
+        cdef Py_ssize_t n = len(self.values), i, k
+        cdef list values = self.values, inputs = self.inputs, alive = []
+        self.values = []
+        self.inputs = []
+        self.epoch += 1
+        if n:
+            # The list holds one reference; what has no other is a temporary of the program.
+            results = np.array(
+                [i for i in range(n) if PyList_GET_ITEM(values, i).ob_refcnt > 1], np.int32
+            )
+            for i in range(n):
+                for k in range(4):
+                    if self.steps[i].operands[k] >= 0:
+                        self.steps[i].operands[k] += <int32_t>len(inputs)
+                    elif self.steps[i].operands[k] <= -2:
+                        self.steps[i].operands[k] = -2 - self.steps[i].operands[k]
+            self.build(values, inputs, results)
+            alive = [values[i] for i in results]
+        self.nints = 0
+        self.nfloats = 0
+        return alive
+
+    cdef int build(self, list values, list inputs, results) except -1:
+        cdef Py_ssize_t n = len(values), i
+        arrays = self.run(0, n, inputs, results + len(inputs))
+        if arrays is not None:
+            for i, array in zip(results, arrays):
+                (<Value>values[i]).array = array
+            return 0
+        # Some step is wrong. One by one: it fails, and what depends on it, and nothing else.
+        built = list(inputs)
+        failures = {}
+        for i in range(n):
+            error = None
+            for k in range(4):
+                if self.steps[i].operands[k] in failures:
+                    error = failures[self.steps[i].operands[k]]
+            if error is None:
+                present = [a if a is not None else built[0] for a in built]
+                arrays = self.run(i, 1, present, np.array([len(built)], np.int32))
+                if arrays is None:
+                    f = self.lib.functions
+                    error = error_for(f.mlxr_last_error_code(), f.mlxr_last_error().decode(errors="replace"))
+            if error is None:
+                built.append(arrays[0])
+                (<Value>values[i]).array = arrays[0]
+            else:
+                failures[len(built)] = error
+                built.append(None)
+                (<Value>values[i]).error = error
+        return 0
+
+    cdef object run(self, Py_ssize_t first, Py_ssize_t count, list inputs, results):
+        """Run steps as a program; returns the arrays, or None where the shim refuses."""
+        numbers = np.ascontiguousarray(results, np.int32)
+        handles = np.array([a.value for a in inputs], np.uint64)
+        out = np.empty(max(len(numbers), 1), np.uint64)
+        program = abi.Program(
+            size=ctypes.sizeof(abi.Program), ninputs=len(inputs), ninstrs=count, nresults=len(numbers),
+            nints=self.nints, nfloats=self.nfloats, instrs=<size_t>&self.steps[first], results=numbers.ctypes.data,
+            ints=<size_t>self.ints, floats=<size_t>self.floats,
+        )
+        if self.lib.functions.mlxr_run(ctypes.byref(program), handles.ctypes.data, self.stream, out.ctypes.data):
+            return None
+        return [Array(int(handle)) for handle in out[: len(numbers)]]
+
+
+cdef void *_grown(void *block, Py_ssize_t *room, Py_ssize_t need, size_t size) except NULL:
+    cdef Py_ssize_t wanted = max(2 * room[0], need, 64)
+    cdef void *grown = realloc(block, wanted * size)
+    if grown == NULL:
+        raise OutOfMemoryError(f"no memory for a program of {wanted} steps", nbytes=wanted * size)
+    room[0] = wanted
+    return grown
+
+
+cdef class UpstreamBackend(Backend):
+    """Upstream MLX on one of its devices.
+
+    Parameters
+    ----------
+    device : Device
+    """
+
+    cdef readonly object lib
+    cdef readonly int stream
+    cdef Recorder recorder
+    cdef dict constants
+
+    def __init__(self, Device device not None):
+        Backend.__init__(self, device.name, device, False)
+        self.lib = load()
+        kind = abi.GPU if device.name == "mlx:gpu" else abi.CPU
+        self.stream = self.lib.stream(kind, device.index)
+        self.recorder = Recorder(self.lib, self.stream)
+        self.constants = {}
+
+    # ------------------------------------------------------------------ values and storages
+
+    cdef int give(self, Tensor out, Value value) except -1:
+        """Put a tensor fresh from dispatch on a value."""
+        attach(out, foreign_storage(NULL, out.ref.size * out.dtype_.itemsize, out.device_, value, False))
+        return 0
+
+    cdef Value view(self, Tensor x):
+        """Return the value of a tensor: its storage's, or a window on that."""
+        cdef Value base = <Value?>x.storage.owner
+        cdef int itemsize = x.dtype_.itemsize
+        cdef int64_t count
+        shape = shape_tuple(x)
+        if base.dtype != x.ref.dtype:
+            count = math.prod(base.shape) * ALL_DTYPES[base.dtype].itemsize // itemsize
+            flat = self.recorder.record(abi.RESHAPE, (base,), (math.prod(base.shape),), base.dtype, (-1,)) \
+                if base.shape else base
+            flat = flat if base.shape else self.recorder.record(abi.RESHAPE, (base,), (1,), base.dtype, (1,))
+            base = self.recorder.record(abi.VIEW, (flat,), (count,), x.ref.dtype, (x.ref.dtype,))
+        if base.shape == shape and x.offset == 0 and x.ref.contiguous:
+            return base
+        if x.ref.size == 0 or (x.ref.contiguous and x.offset == 0 and x.ref.size == math.prod(base.shape)):
+            if x.ref.size == 0 and math.prod(base.shape) != 0:
+                zeros = self.constant(0, x.ref.dtype)
+                return self.recorder.record(abi.BROADCAST_TO, (zeros,), shape, x.ref.dtype, shape)
+            return self.recorder.record(abi.RESHAPE, (base,), shape, x.ref.dtype, shape)
+        return self.recorder.record(
+            abi.AS_STRIDED, (base,), shape, x.ref.dtype, (*shape, *strides_tuple(x), x.offset // itemsize)
+        )
+
+    cdef Value constant(self, object number, int dtype):
+        """Return a scalar; kept, because few are ever needed."""
+        cdef Value value = self.constants.get((number, dtype))
+        if value is None:
+            kind = np.float32 if dtype == abi.BFLOAT16 else np.dtype(ALL_DTYPES[dtype].name)
+            array = self.lib.from_numpy(np.array(number, kind), copy=True)
+            if dtype == abi.BFLOAT16:
+                array = self.lib.cast(abi.ASTYPE, array, dtype, stream=self.stream)
+            value = value_of(array, (), dtype)
+            self.constants[number, dtype] = value
+        return value
+
+    cdef object array(self, Tensor x):
+        """Return the array of the shim that has a tensor's elements."""
+        with self.recorder.lock:
+            value = self.view(x)
+        return self.recorder.array(value)
+
+    def handle(self, Tensor x not None):
+        """Return the array of upstream behind `x`, for the tests."""
+        return self.array(x)
+
+    # ------------------------------------------------------------------ memory
+
+    def allocate(self, Tensor out not None):
+        """Give `out` zeros: upstream has no elements without a value."""
+        with self.recorder.lock:
+            zero = self.constant(0, out.ref.dtype)
+            shape = shape_tuple(out)
+            self.give(out, self.recorder.record(abi.BROADCAST_TO, (zero,), shape, out.ref.dtype, shape))
+
+    def copy_in(self, source, Tensor out not None):
+        """Give `out` an array with a copy of the bytes of `source`."""
+        cdef const unsigned char[::1] data = memoryview(source).cast("B")
+        address = <size_t>&data[0] if data.shape[0] else 0
+        array = self.lib.copy(address, shape_tuple(out), out.ref.dtype)
+        self.give(out, value_of(array, shape_tuple(out), out.ref.dtype))
+
+    def share(self, Tensor x not None, Tensor out not None):
+        """Give `out` the memory of `x`, which lives on the host; False where upstream cannot use it."""
+        if x.ref.data == NULL or not self.lib.capability(abi.CAP_SHARE_HOST):
+            return False
+        try:
+            array = self.lib.share(
+                x.storage, <size_t>x.ref.data, shape_tuple(x), strides_tuple(x), x.ref.dtype
+            )
+        except UnsupportedOpError:
+            return False
+        # From now on x's memory is copied before it is written, and `x` keeps its storage for others.
+        x.storage.readonly = True
+        self.give(out, value_of(array, shape_tuple(x), x.ref.dtype))
+        return True
+
+    def lend(self, Tensor x not None, Tensor out not None):
+        """Give `out`, on a host backend, the memory of `x`; False where the host cannot see it."""
+        if not x.ref.size or not self.lib.capability(abi.CAP_SHARE_HOST):
+            return False
+        array = self.array(x)
+        self.lib.eval(array)
+        what = self.lib.describe(array)
+        if not what.address or any(step < 0 for step in what.strides):
+            return False
+        reach = sum((n - 1) * step for n, step in zip(what.shape, what.strides)) + 1
+        storage = foreign_storage(
+            <char *><size_t>what.address, reach * x.dtype_.itemsize, out.device_, array, True
+        )
+        out.storage = storage
+        out.offset = 0
+        for axis in range(out.ref.ndim):
+            out.ref.strides[axis] = what.strides[axis]
+        finish_view(out)
+        return True
+
+    def copy_out(self, Tensor x not None, destination):
+        """Write the elements of `x` in row-major order into `destination`."""
+        view = memoryview(destination).cast("B")
+        if not len(view):
+            return
+        array = self.lib.cast(abi.VIEW, self.lib.reshape(self.array(x), (-1,), stream=self.stream), abi.UINT8,
+                              stream=self.stream)
+        np.frombuffer(view, np.uint8)[:] = self.lib.to_numpy(array)
+
+    def wait(self, Tensor x not None):
+        """Return when the elements of `x` are computed, and whatever else was recorded with them."""
+        cdef Value value
+        with self.recorder.lock:
+            target = self.view(x)
+            alive = self.recorder.flush()
+        arrays = [value.array for value in alive if value.array is not None]
+        self.lib.eval(self.recorder.array(target), *arrays)
+
+    def synchronize(self):
+        """Return when all work given to upstream on this device is done."""
+        with self.recorder.lock:
+            self.recorder.flush()
+        self.lib.synchronize(self.stream)
+
+    # ------------------------------------------------------------------ execution
+
+    cdef int unary(self, Primitive p, int compute, Tensor x, Tensor out) except -1:
+        op = UNARY.get(p.name)
+        with self.recorder.lock:
+            if op is not None:
+                value = self.recorder.record(op, (self.view(x),), shape_tuple(out), out.ref.dtype)
+            else:
+                value = self.composed(p, out, self.view(x))
+            self.give(out, value)
+        return 0
+
+    cdef int binary(self, Primitive p, int compute, Tensor x, Tensor y, Tensor out) except -1:
+        op = BINARY.get(p.name)
+        with self.recorder.lock:
+            if op is not None:
+                value = self.recorder.record(op, (self.view(x), self.view(y)), shape_tuple(out), out.ref.dtype)
+            elif p.name == "equal_nan":
+                value = self.equal_nan(shape_tuple(out), self.view(x), self.view(y))
+            else:
+                self.missing(p, (x, y))
+            self.give(out, value)
+        return 0
+
+    cdef int run(self, Primitive p, tuple inputs, tuple outputs, tuple params) except -1:
+        cdef Tensor x
+        handler = HANDLERS.get(p.name)
+        if handler is None:
+            self.missing(p, inputs)
+        with self.recorder.lock:
+            operands = tuple([self.view(x) for x in inputs])
+            results = handler(Builder(self), operands, outputs, params)
+            for x, value in zip(outputs, results if type(results) is tuple else (results,)):
+                self.give(x, <Value?>value)
+        return 0
+
+    def execute(self, Primitive primitive not None, tuple inputs, tuple outputs, tuple params):
+        """Compute `outputs` from `inputs`."""
+        if len(inputs) == 1 and (primitive.name in UNARY or primitive.name in COMPOSED):
+            self.unary(primitive, params[0], inputs[0], outputs[0])
+        elif len(inputs) == 2 and (primitive.name in BINARY or primitive.name == "equal_nan"):
+            self.binary(primitive, params[0], inputs[0], inputs[1], outputs[0])
+        else:
+            self.run(primitive, inputs, outputs, params)
+
+    cdef Value composed(self, Primitive p, Tensor out, Value x):
+        formula = COMPOSED.get(p.name)
+        if formula is None:
+            raise UnsupportedOpError(
+                f"upstream MLX has no {p.name}", op=p.name, backend=self.name, dtypes=(ALL_DTYPES[x.dtype],)
+            )
+        return formula(Builder(self), x)
+
+    cdef Value equal_nan(self, tuple shape, Value x, Value y):
+        build = Builder(self)
+        both = build.step(abi.LOGICAL_AND, shape, abi.BOOL, build.step(abi.ISNAN, x.shape, abi.BOOL, x),
+                          build.step(abi.ISNAN, y.shape, abi.BOOL, y))
+        return build.step(abi.LOGICAL_OR, shape, abi.BOOL, build.step(abi.EQUAL, shape, abi.BOOL, x, y), both)
+
+    cdef int missing(self, Primitive p, tuple inputs) except -1:
+        cdef Tensor x
+        raise UnsupportedOpError(
+            f"[{p.name}] upstream MLX, through the shim, has no such operation", op=p.name, backend=self.name,
+            dtypes=tuple([x.dtype_ for x in inputs]),
+        )
+
+    def supports(self, Primitive primitive not None, dtypes):
+        """Tell whether `primitive` exists for these operand dtypes."""
+        cdef bint known = (
+            primitive.name in UNARY or primitive.name in BINARY or primitive.name in HANDLERS
+            or primitive.name in COMPOSED or primitive.name == "equal_nan"
+        )
+        if not known or self.device.name != "mlx:gpu":
+            return known
+        return all(d.name != "float64" for d in dtypes)
+
+    def info(self):
+        """Return facts about upstream and its device."""
+        kind = abi.GPU if self.device.name == "mlx:gpu" else abi.CPU
+        return {"mlx": self.lib.upstream_version, **self.lib.device_info(kind, self.device.index)}
+
+
+class Builder:
+    """Records steps for the handlers below, which are ordinary Python."""
+
+    def __init__(self, UpstreamBackend backend not None):
+        self.backend = backend
+        self.lib = backend.lib
+        self.stream = backend.stream
+
+    def step(self, op, shape, dtype, *operands, ints=(), floats=()):
+        """Record an operation."""
+        return (<UpstreamBackend>self.backend).recorder.record(op, operands, tuple(shape), dtype, ints, floats)
+
+    def like(self, op, x, *others):
+        """Record an elementwise operation with the shape and dtype of `x`."""
+        return self.step(op, x.shape, x.dtype, x, *others)
+
+    def number(self, value, x):
+        """A constant of x's dtype."""
+        return (<UpstreamBackend>self.backend).constant(value, x.dtype)
+
+    def cast(self, x, dtype):
+        """`x` in another dtype."""
+        return x if x.dtype == dtype else self.step(abi.ASTYPE, x.shape, dtype, x, ints=(dtype,))
+
+    def reshape(self, x, shape):
+        """`x` under another shape."""
+        return x if x.shape == tuple(shape) else self.step(abi.RESHAPE, shape, x.dtype, x, ints=tuple(shape))
+
+    def last(self, op, x, keep=True):
+        """A reduction of the last axis."""
+        shape = (*x.shape[:-1], 1) if keep else x.shape[:-1]
+        return self.step(op, shape, x.dtype, x, ints=(int(keep), 0, -1))
+
+    def array(self, value):
+        """The array of the shim behind a value: builds what was recorded."""
+        return (<UpstreamBackend>self.backend).recorder.array(value)
+
+    def value(self, array, out):
+        """A value for an output tensor."""
+        cdef Tensor x = out
+        return value_of(array, shape_tuple(x), x.ref.dtype)
+
+
+# ---------------------------------------------------------------------- elementwise operations that upstream lacks
+
+def _relu(b, x):
+    return b.like(abi.MAXIMUM, x, b.number(0, x))
+
+
+def _silu(b, x):
+    return b.like(abi.MULTIPLY, x, b.like(abi.SIGMOID, x))
+
+
+def _half_of_one_plus(b, x, y):
+    return b.like(abi.MULTIPLY, b.like(abi.MULTIPLY, x, b.number(0.5, x)), b.like(abi.ADD, y, b.number(1, x)))
+
+
+def _gelu(b, x):
+    return _half_of_one_plus(b, x, b.like(abi.ERF, b.like(abi.MULTIPLY, x, b.number(math.sqrt(0.5), x))))
+
+
+def _gelu_tanh(b, x):
+    cube = b.like(abi.MULTIPLY, b.like(abi.MULTIPLY, x, x), x)
+    inner = b.like(abi.ADD, x, b.like(abi.MULTIPLY, cube, b.number(0.044715, x)))
+    return _half_of_one_plus(b, x, b.like(abi.TANH, b.like(abi.MULTIPLY, inner, b.number(math.sqrt(2 / math.pi), x))))
+
+
+def _gelu_sigmoid(b, x):
+    return b.like(abi.MULTIPLY, x, b.like(abi.SIGMOID, b.like(abi.MULTIPLY, x, b.number(1.702, x))))
+
+
+def _softplus(b, x):
+    return b.like(abi.LOGADDEXP, x, b.number(0, x))
+
+
+COMPOSED = {
+    "relu": _relu, "silu": _silu, "gelu": _gelu, "gelu_tanh": _gelu_tanh, "gelu_sigmoid": _gelu_sigmoid,
+    "softplus": _softplus,
+}
+
+
+# ---------------------------------------------------------------------- everything else
+# A handler takes a builder, the operands as values, the outputs as tensors without a storage, and the parameters.
+
+def _full(b, operands, outputs, params):
+    (x,), (out,) = operands, outputs
+    return b.step(abi.BROADCAST_TO, out.shape, x.dtype, x, ints=out.shape)
+
+
+def _arange(b, operands, outputs, params):
+    (out,), (start, step) = outputs, params
+    dtype = out.dtype.code
+    lanes = dtype if out.dtype.kind in "ui" or dtype == abi.FLOAT64 else abi.FLOAT32
+    counted = b.lib.arange(0, out.size, 1, lanes, stream=b.stream)
+    x = value_of(counted, (out.size,), lanes)
+    if step != 1:
+        x = b.like(abi.MULTIPLY, x, b.number(step, x))
+    if start != 0:
+        x = b.like(abi.ADD, x, b.number(start, x))
+    return b.reshape(b.cast(x, dtype), out.shape)
+
+
+def _copy(b, operands, outputs, params):
+    return b.like(abi.CONTIGUOUS, operands[0])
+
+
+def _astype(b, operands, outputs, params):
+    (x,) = operands
+    return b.step(abi.ASTYPE, x.shape, params[0].code, x, ints=(params[0].code,))
+
+
+def _select(b, operands, outputs, params):
+    (out,) = outputs
+    return b.step(abi.WHERE, out.shape, out.dtype.code, *operands)
+
+
+def _reduction(op):
+    def handler(b, operands, outputs, params):
+        (x,), (out,) = operands, outputs
+        axes, *rest = params
+        if not axes and x.shape:  # a program takes no axes for all of them
+            x, axes = b.reshape(x, (*x.shape, 1)), (len(x.shape),)
+        parameter = rest[0] if rest else 0
+        return b.step(op, out.shape, out.dtype.code, x, ints=(0, parameter, *axes))
+
+    return handler
+
+
+def _scan(op):
+    def handler(b, operands, outputs, params):
+        (x,), (out,), (axis, reverse, inclusive) = operands, outputs, params
+        return b.step(op, out.shape, out.dtype.code, x, ints=(axis, int(reverse), int(inclusive)))
+
+    return handler
+
+
+def _matmul(b, operands, outputs, params):
+    (out,) = outputs
+    return b.step(abi.MATMUL, out.shape, out.dtype.code, *operands)
+
+
+def _addmm(b, operands, outputs, params):
+    (out,) = outputs
+    return b.step(abi.ADDMM, out.shape, out.dtype.code, *operands, floats=params)
+
+
+def _softmax(b, operands, outputs, params):
+    (x,) = operands
+    return b.step(abi.SOFTMAX, x.shape, x.dtype, x, ints=(1, -1))
+
+
+def _softmax_vjp(b, operands, outputs, params):
+    out, g = operands
+    total = b.last(abi.SUM, b.like(abi.MULTIPLY, g, out))
+    return b.like(abi.MULTIPLY, out, b.like(abi.SUBTRACT, g, total))
+
+
+def _rms_norm(b, operands, outputs, params):
+    x, weight = operands[0], operands[1] if params[1] else None
+    return b.cast(b.step(abi.RMS_NORM, x.shape, x.dtype, x, weight, floats=(params[0],)), params[2].code)
+
+
+def _layer_norm(b, operands, outputs, params):
+    eps, has_weight, has_bias, dtype = params
+    x, *rest = operands
+    weight = rest[0] if has_weight else None
+    bias = rest[-1] if has_bias else None
+    return b.cast(b.step(abi.LAYER_NORM, x.shape, x.dtype, x, weight, bias, floats=(eps,)), dtype.code)
+
+
+def _sum_rows(b, x):
+    """The sum over all axes but the last."""
+    return b.step(abi.SUM, x.shape[-1:], x.dtype, x, ints=(0, 0, *range(len(x.shape) - 1))) if len(x.shape) > 1 else x
+
+
+def _norm_back(b, operands, outputs, params, centre):
+    # With y = (x - mean) r and r = 1 / sqrt(mean square + eps):
+    # dx = r (h - mean(h) - y mean(h y)) for h = g w; without centring the term mean(h) is absent.
+    eps, has_weight = params[0], params[1]
+    x, g, *weights = [b.cast(v, abi.FLOAT32) if v.dtype != abi.FLOAT64 else v for v in operands]
+    if centre:
+        x = b.like(abi.SUBTRACT, x, b.last(abi.MEAN, x))
+    square = b.last(abi.MEAN, b.like(abi.MULTIPLY, x, x))
+    scale = b.like(abi.RSQRT, b.like(abi.ADD, square, b.number(eps, x)))
+    y = b.like(abi.MULTIPLY, x, scale)
+    h = b.like(abi.MULTIPLY, g, weights[0]) if has_weight else g
+    inner = b.like(abi.MULTIPLY, y, b.last(abi.MEAN, b.like(abi.MULTIPLY, h, y)))
+    if centre:
+        inner = b.like(abi.ADD, inner, b.last(abi.MEAN, h))
+    dx = b.like(abi.MULTIPLY, b.like(abi.SUBTRACT, h, inner), scale)
+    results = (dx, _sum_rows(b, b.like(abi.MULTIPLY, g, y)), _sum_rows(b, g))
+    return tuple([b.cast(value, out.dtype.code) for value, out in zip(results, outputs)])
+
+
+def _rms_norm_vjp(b, operands, outputs, params):
+    return _norm_back(b, operands, outputs, params, False)
+
+
+def _layer_norm_vjp(b, operands, outputs, params):
+    return _norm_back(b, operands, outputs, params, True)
+
+
+def _rope(b, operands, outputs, params):
+    dims, traditional, base, scale, offset, which, inverse = params
+    x, *tensors = operands
+    given = dict(zip(which, tensors))
+    positions = given.get("o")
+    if positions is not None:
+        positions = b.cast(positions, abi.INT32)
+    # Turning back is turning at negative positions.
+    return b.step(abi.ROPE, x.shape, x.dtype, x, positions, given.get("f"), ints=(dims, int(traditional), offset),
+                  floats=(base, -scale if inverse else scale))
+
+
+def _cross_entropy(b, operands, outputs, params):
+    logits, targets = operands
+    index = b.reshape(targets, (*targets.shape, 1))
+    picked = b.step(abi.TAKE_ALONG_AXIS, index.shape, logits.dtype, logits, index, ints=(-1,))
+    return b.step(abi.SUBTRACT, targets.shape, logits.dtype, b.last(abi.LOGSUMEXP, logits, False),
+                  b.reshape(picked, targets.shape))
+
+
+def _cross_entropy_vjp(b, operands, outputs, params):
+    logits, targets, g = operands
+    n = logits.shape[-1]
+    index = b.reshape(b.cast(targets, abi.INT64), (*targets.shape, 1))
+    negative = b.step(abi.LESS, index.shape, abi.BOOL, index, b.number(0, index))
+    wrapped = b.step(abi.WHERE, index.shape, index.dtype, negative, b.like(abi.ADD, index, b.number(n, index)), index)
+    classes = value_of(b.lib.arange(0, n, 1, abi.INT64, stream=b.stream), (n,), abi.INT64)
+    hit = b.cast(b.step(abi.EQUAL, logits.shape, abi.BOOL, wrapped, classes), logits.dtype)
+    p = b.step(abi.SOFTMAX, logits.shape, logits.dtype, logits, ints=(1, -1))
+    return b.like(abi.MULTIPLY, b.like(abi.SUBTRACT, p, hit), b.reshape(g, (*g.shape, 1)))
+
+
+def _attention(b, operands, outputs, params):
+    scale, causal, has_mask, has_sinks, dtype = params
+    (out,) = outputs
+    q, k, v, *rest = [b.cast(x, dtype.code) if x.dtype != abi.BOOL else x for x in operands]
+    mask = rest[0] if has_mask else None
+    if has_sinks:
+        arrays = [b.array(x) for x in (q, k, v)]
+        array = b.lib.sdpa(*arrays, scale, mask=None if mask is None else b.array(mask), causal=causal,
+                           sinks=b.array(rest[-1]), stream=b.stream)
+        return b.value(array, out)
+    mode = abi.MASK_CAUSAL if causal else abi.MASK_NONE if mask is None else abi.MASK_ARRAY
+    return b.step(abi.SDPA, out.shape, dtype.code, q, k, v, mask, ints=(mode,), floats=(scale,))
+
+
+def _concatenate(b, operands, outputs, params):
+    (out,), (axis,) = outputs, params
+    parts = list(operands)
+    while len(parts) > 1:  # a step has four operands
+        joined = []
+        for i in range(0, len(parts), 4):
+            group = parts[i : i + 4]
+            shape = list(group[0].shape)
+            shape[axis] = sum(x.shape[axis] for x in group)
+            if len(group) > 1:
+                group = [b.step(abi.CONCATENATE, shape, group[0].dtype, *group, ints=(axis,))]
+            joined += group
+        parts = joined
+    return parts[0]
+
+
+def _take(b, operands, outputs, params):
+    (out,) = outputs
+    return b.step(abi.TAKE, out.shape, out.dtype.code, *operands, ints=params)
+
+
+def _take_along_axis(b, operands, outputs, params):
+    (out,) = outputs
+    return b.step(abi.TAKE_ALONG_AXIS, out.shape, out.dtype.code, *operands, ints=params)
+
+
+def _gather(b, operands, outputs, params):
+    (out,), (axes, sizes) = outputs, params
+    x, *indices = [b.array(value) for value in operands]
+    return b.value(b.lib.gather(x, indices, axes, sizes, stream=b.stream), out)
+
+
+def _scatter(b, operands, outputs, params):
+    (out,), (axes, sizes, mode) = outputs, params
+    x, *indices, updates = [b.array(value) for value in operands]
+    return b.value(b.lib.scatter(UPDATES[mode], x, indices, axes, updates, stream=b.stream), out)
+
+
+def _put_along_axis(b, operands, outputs, params):
+    (out,), (axis, mode) = outputs, params
+    x, indices, updates = [b.array(value) for value in operands]
+    return b.value(b.lib.scatter_axis(UPDATES[mode], x, indices, updates, axis, stream=b.stream), out)
+
+
+def _slice_update(b, operands, outputs, params):
+    (out,), (starts, shape, steps) = outputs, params
+    x, update = operands
+    stops = []
+    for extent, start, n, step in zip(x.shape, starts, shape, steps):
+        stop = start + n * step
+        stops.append(stop if stop >= 0 else -extent - 1)  # before the first element
+    if not all(shape):
+        return x
+    array = b.lib.slice_update(abi.UPDATE_SET, b.array(x), b.array(update), starts, stops, steps, stream=b.stream)
+    return b.value(array, out)
+
+
+def _nonzero(b, operands, outputs, params):
+    (out,) = outputs
+    found = np.flatnonzero(b.lib.to_numpy(b.array(operands[0])))
+    return b.value(b.lib.from_numpy(found.astype(np.int64), copy=True), out)
+
+
+def _sort(op):
+    def handler(b, operands, outputs, params):
+        (x,), (out,), (*kth, axis) = operands, outputs, params
+        return b.step(op, out.shape, out.dtype.code, x, ints=(axis, kth[0] if kth else 0))
+
+    return handler
+
+
+def _searchsorted(b, operands, outputs, params):
+    (out,), (right,) = outputs, params
+    ordered, values = [b.array(value) for value in operands]
+    return b.value(b.lib.searchsorted(ordered, values, right=right, stream=b.stream), out)
+
+
+def _random_bits(b, operands, outputs, params):
+    (out,) = outputs
+    return b.value(b.lib.random_bits(b.array(operands[0]), out.shape, out.dtype.itemsize, stream=b.stream), out)
+
+
+def _svd(b, operands, outputs, params):
+    (vectors,) = params
+    found = b.lib.linalg(abi.SVD, b.array(operands[0]), flag=vectors, outputs=len(outputs))
+    return tuple([b.value(array, out) for array, out in zip(found, outputs)])
+
+
+def _conv(b, operands, outputs, params):
+    stride, low, dilation, spacing, groups, flip, extents = params
+    (x, w), (out,) = operands, outputs
+    if not math.prod(x.shape) or not math.prod(w.shape):  # a sum over nothing
+        return b.step(abi.BROADCAST_TO, out.shape, x.dtype, b.number(0, x), ints=out.shape)
+    if groups != 1 and len(stride) > 2:
+        raise UnsupportedOpError("[conv] upstream MLX has groups over one and two axes only", op="conv")
+    # What the extents leave open is chosen as 0: upstream goes wrong with negative padding that is not needed.
+    high = []
+    for axis, extent in enumerate(extents):
+        kernel = (w.shape[1 + axis] - 1) * dilation[axis] + 1
+        room = (x.shape[1 + axis] - 1) * spacing[axis] + 1 + low[axis]
+        exact = (extent - 1) * stride[axis] + kernel - room
+        high.append(0 if exact < 0 and (room - kernel) // stride[axis] + 1 == extent else exact)
+    array = b.lib.conv(
+        b.array(x), b.array(w), stride=stride, padding_low=low, padding_high=high, kernel_dilation=dilation,
+        input_dilation=spacing, groups=groups, flip=flip, stream=b.stream,
+    )
+    return b.value(array, out)
+
+
+HANDLERS = {
+    "sort": _sort(abi.SORT), "argsort": _sort(abi.ARGSORT), "partition": _sort(abi.PARTITION),
+    "argpartition": _sort(abi.ARGPARTITION), "searchsorted": _searchsorted, "random_bits": _random_bits, "svd": _svd,
+    "conv": _conv,
+    "full": _full, "arange": _arange, "copy": _copy, "astype": _astype, "select": _select,
+    "matmul": _matmul, "addmm": _addmm,
+    "softmax": _softmax, "softmax_vjp": _softmax_vjp, "rms_norm": _rms_norm, "rms_norm_vjp": _rms_norm_vjp,
+    "layer_norm": _layer_norm, "layer_norm_vjp": _layer_norm_vjp, "rope": _rope, "cross_entropy": _cross_entropy,
+    "cross_entropy_vjp": _cross_entropy_vjp, "scaled_dot_product_attention": _attention,
+    "concatenate": _concatenate, "take": _take, "take_along_axis": _take_along_axis, "gather": _gather,
+    "scatter": _scatter, "put_along_axis": _put_along_axis, "slice_update": _slice_update, "nonzero": _nonzero,
+    **{name: _reduction(op) for name, op in REDUCE.items()},
+    **{name: _scan(op) for name, op in SCAN.items()},
+}
+
+
+def make(Device device not None):
+    """Return the backend of ``mlx:cpu`` or ``mlx:gpu``.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the shim is not built, or upstream has no such device.
+    """
+    return UpstreamBackend(device)
