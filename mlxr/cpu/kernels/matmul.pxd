@@ -31,8 +31,8 @@ cdef enum:
 #   out        any strides without overlap; overlaps none of the inputs. Row-major is the fast case.
 #   alpha      real; 1 for a plain product
 #   threads    upper bound >= 1; small problems stay on the calling thread whatever it says
-#   workspace  NULL, or `matmul_workspace(args)` bytes aligned to 64, from an allocator that caches blocks. With NULL the
-#              kernel calls malloc for what its small stack buffer cannot hold, and fresh pages cost time.
+#   workspace  NULL, or `matmul_workspace(args)` bytes aligned to 64, from an allocator that caches blocks. With
+#              NULL the kernel calls malloc for what its stack buffer cannot hold, and fresh pages cost time.
 ctypedef struct MatmulArgs:
     const ArrayRef *a
     const ArrayRef *b
@@ -52,9 +52,9 @@ ctypedef struct MatmulArgs:
 #   scales, biases  (..., rows of W, columns of W / group_size), each of any of the three dtypes, last stride 1
 #   bits        1, 2, 3, 4, 5, 6, 8;  group_size 32, 64 or 128, a divisor of the columns of W
 #
-# The order is that of matmul on w_hat = fma(float32(scale), q, float32(bias)), a float32 rounded once. dequantize rounds
-# twice, to the dtype of its result, as upstream does; so the last bits differ from matmul(x, dequantize(w)). M = 1 reads
-# the packed words once and makes no panel, with the same bits as any other M.
+# The order is that of matmul on w_hat = fma(float32(scale), q, float32(bias)), a float32 rounded once. dequantize
+# rounds twice, to the dtype of its result, as upstream does; so the last bits differ from matmul(x, dequantize(w)).
+# M = 1 reads the packed words once and makes no panel, with the same bits as any other M.
 ctypedef struct QuantizedMatmulArgs:
     const ArrayRef *x
     const ArrayRef *w

@@ -37,8 +37,28 @@ cdef extern from "microkernel.h" nogil:
     void row_to_f64(int dtype, const char *src, Py_ssize_t stride, Py_ssize_t n, double *dst) noexcept
     void f32_to_row(int dtype, char *dst, Py_ssize_t stride, Py_ssize_t n, const float *src) noexcept
     void f64_to_row(int dtype, char *dst, Py_ssize_t stride, Py_ssize_t n, const double *src) noexcept
+    void dot_strip_f32(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t nw, Py_ssize_t nk, const float *x,
+                       float *dst) noexcept
+    void dot_strip_f64(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t nw, Py_ssize_t nk, const double *x,
+                       double *dst) noexcept
+    void lane_products_f32(Py_ssize_t nk, const float *a, const float *b, float *sums) noexcept
+    void lane_products_f64(Py_ssize_t nk, const double *a, const double *b, double *sums) noexcept
     float fma1_f32(float a, float b, float c) noexcept
     double fma1_f64(double a, double b, double c) noexcept
+
+cdef extern from *:
+    """
+    /* A step of (re, im) pairs, and after it the step of (-im, re) pairs. */
+    static inline void turn_pairs(const float *pairs, float *steps) {
+        for (int i = 0; i < GEMM_NR_f32; i += 2) {
+            steps[i] = pairs[i];
+            steps[i + 1] = pairs[i + 1];
+            steps[GEMM_NR_f32 + i] = -pairs[i + 1];
+            steps[GEMM_NR_f32 + i + 1] = pairs[i];
+        }
+    }
+    """
+    void turn_pairs(const float *pairs, float *steps) noexcept nogil
 
 cdef extern from "quantized.h" nogil:
     ctypedef struct Ahead:
@@ -120,7 +140,8 @@ cdef struct Plan:
     Py_ssize_t grain     # items that a thread takes at a time
     Py_ssize_t shift     # by which the first piece of a block is shorter, for the others to start at cache lines
     Py_ssize_t grids     # groups of a quantized operand in ks of k
-    bint summed          # a quantized operand is multiplied as it is unpacked
+    bint summed          # one row of A: B is multiplied as it is unpacked or transposed, without a panel
+    bint dot             # one row, one column, several blocks of k
     bint direct_b        # full strips of B are read where they lie
     bint direct_c        # full strips of C are written where they belong
     Py_ssize_t ld        # elements between rows of a tile
@@ -158,7 +179,7 @@ cdef inline bint is_quantized(const Operand *o) noexcept nogil:
 cdef void make_plan(Plan *p) noexcept nogil:
     """Choose the cuts. Nothing chosen here changes a bit of the result."""
     cdef Operand side
-    cdef Py_ssize_t nr, size, panels, budget, m, n, k, parts, target, unit
+    cdef Py_ssize_t nr, size, panels, budget, m, n, k, parts, target, unit, narrowest
     cdef bint wide, in_place, native_out, native_b
     cdef double seconds, flops, streamed
     cdef bint quantized = is_quantized(&p.b)
@@ -168,7 +189,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
 
     # Lanes run along the columns. A few columns under many rows (a matrix-vector product) would leave them empty, so
     # such a product is computed as its transpose. Complex chains are not symmetric and stay as they are.
-    if p.m > p.n and p.n <= 256 and not p.complex_out and not quantized:
+    if p.m > p.n and p.n <= nr // 4 and not p.complex_out and not quantized:
         side = p.a
         p.a = p.b
         p.b = side
@@ -199,6 +220,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
     p.direct_c = native_out and p.out_cs == 1 and p.alpha == 1 and p.bias == NULL
     p.mb = p.ms
     unit = nr
+    narrowest = 2 * max(nr, 32)
     if quantized:
         unit = max(nr, 32)
         p.nb = nr if p.b.kind == QUANT_LANES and m <= 3 * GEMM_MR else 128
@@ -210,31 +232,42 @@ cdef void make_plan(Plan *p) noexcept nogil:
             p.grids = ceil_div(p.ks, p.b.group)
         target = 4 * p.threads
     elif m > 3 * GEMM_MR:
-        p.nb, p.kp = 128, KC
+        # A panel of B of 256 KB stays in the L2 cache; with few k its columns are many, and rows of C long.
+        p.nb, p.kp = min(2048, max(128, (1 << 16) // max(1, k))), KC
         p.direct_b = in_place and native_b and k * n * size <= 32 << 10
+        if k <= 64:
+            narrowest = p.nb
         target = 4 * p.threads
     elif in_place and k > 1:
         # Rows of B are long: few at a time, so that the hardware follows a handful of streams.
-        p.nb, p.kp = 4096, 8 if m <= 2 else 16
-        p.direct_b = native_b or (m <= GEMM_MR and not wide)
+        p.nb, p.kp = min(4096, max(1024, 32768 // m)), 8 if m <= 4 else 16
+        p.direct_b = native_b or (m <= 2 * GEMM_MR and not wide)
         target = 2 * p.threads
     else:
-        # Columns of B are long: one strip of them, transposed piece by piece into the L1 cache.
+        # Columns of B are long: one strip of them, transposed piece by piece into the L1 cache, or into the sums.
         p.nb, p.kp = nr, 128
-        if p.b.sk == 1 and k > p.kp and <uintptr_t>p.b.data % item_size(p.b.dtype) == 0:
+        p.summed = m == 1 and p.b.kind == PLAIN and p.b.sk == 1 and (native_b or not wide and p.b.dtype != FLOAT64)
+        p.direct_c = p.direct_c and not p.summed
+        if p.summed:
+            p.kp = KC
+        elif p.b.sk == 1 and k > p.kp and <uintptr_t>p.b.data % item_size(p.b.dtype) == 0:
             p.shift = (<uintptr_t>p.b.data & 63) // item_size(p.b.dtype)
         target = 4 * p.threads
     p.kp = min(p.kp, max(1, k))
     p.nb = min(p.nb, round_up(n, unit))
     if p.threads > 1:
-        while p.nb > 2 * unit and ceil_div(n, p.nb) < target:
+        while p.nb > narrowest and ceil_div(n, p.nb) < target:
             p.nb = round_up(p.nb // 2, unit)
-        parts = ceil_div(target, 2 * ceil_div(n, p.nb))
+        parts = ceil_div(target, 2 * ceil_div(n, p.nb))  # fewer: each packs B anew
         if parts > 1:
             p.mb = min(p.ms, round_up(ceil_div(p.ms, parts), p.mr))
 
     # Strips whose neighbours are prefetched are taken in runs.
     p.grain = max(1, ceil_div(n, p.nb) // target) if p.nb <= nr else 1
+
+    p.dot = m == 1 and n == 1 and k > KC and p.a.kind == PLAIN and p.b.kind == PLAIN
+    if p.dot:
+        p.threads = 1
 
     p.ld = round_up(p.nb, nr)
     p.packed_bytes = round_up(ceil_div(p.ms, p.mr) * p.sp * p.ks * size, 64)
@@ -253,6 +286,25 @@ cdef void make_plan(Plan *p) noexcept nogil:
 
 
 # ---------------------------------------------------------------- packing
+
+cdef void pack_complex_b(const Operand *o, Py_ssize_t w0, Py_ssize_t k0, Py_ssize_t nw, Py_ssize_t nk,
+                         float *dst) noexcept nogil:
+    """The panel of complex B. Complex numbers move as 8-byte elements into every other step; the steps between are
+    made from those by a quarter turn. w0, k0, nw and nk are even: items and blocks are."""
+    cdef Py_ssize_t nr = GEMM_NR_f32, s, k, w, count
+    cdef double pairs[32 * GEMM_NR_f64]
+    cdef float *step
+    cdef const float *pair
+    for s in range(ceil_div(nw, nr)):
+        count = min(nr, nw - s * nr)
+        for k in range(0, nk, 64):
+            pack_f64(FLOAT64, o.data + (((w0 + s * nr) >> 1) * o.sw + ((k0 + k) >> 1) * o.sk) * 8, o.sw, o.sk,
+                     count >> 1, min(64, nk - k) >> 1, GEMM_NR_f64, GEMM_NR_f64, pairs)
+            for w in range(min(64, nk - k) >> 1):
+                pair = <const float *>(pairs + w * GEMM_NR_f64)
+                step = dst + (s * nk + k + 2 * w) * nr
+                turn_pairs(pair, step)
+
 
 cdef void pack_operand(Operand *o, Py_ssize_t w0, Py_ssize_t k0, Py_ssize_t nw, Py_ssize_t nk, Py_ssize_t per,
                        Py_ssize_t width, real *dst) noexcept nogil:
@@ -278,6 +330,10 @@ cdef void pack_operand(Operand *o, Py_ssize_t w0, Py_ssize_t k0, Py_ssize_t nw, 
         if real is float:
             pack_quantized_steps(o, w0, k0, nw, nk, dst)
         return
+    if real is float:
+        if o.kind == COMPLEX_B and o.dtype == COMPLEX64:
+            pack_complex_b(o, w0, k0, nw, nk, dst)
+            return
     for s in range(ceil_div(nw, per)):
         for k in range(nk):
             step = dst + (s * nk + k) * width
@@ -316,8 +372,8 @@ cdef inline void read_complex(int dtype, const char *src, float *re, float *im) 
         im[0] = 0
 
 
-cdef void pack_grid(const Operand *o, const char *grid, Py_ssize_t row, int dtype, Py_ssize_t w0, Py_ssize_t g0,
-                    Py_ssize_t nw, Py_ssize_t ng, float *dst) noexcept nogil:
+cdef void pack_grid(const char *grid, Py_ssize_t row, int dtype, Py_ssize_t w0, Py_ssize_t g0, Py_ssize_t nw,
+                    Py_ssize_t ng, float *dst) noexcept nogil:
     """Scales or biases of rows w0.. and groups g0.. of a quantized matrix, as strips of lanes."""
     pack_f32(dtype, grid + (w0 * row + g0) * item_size(dtype), row, 1, nw, ng, GEMM_NR_f32, GEMM_NR_f32, dst)
 
@@ -349,8 +405,8 @@ cdef void pack_quantized_steps(const Operand *o, Py_ssize_t w0, Py_ssize_t k0, P
             cols = min(256, nw - w)
             g = (w0 + w) // o.group
             s = ceil_div(w0 + w + cols, o.group) - g
-            pack_grid(o, o.scales, o.scales_row, o.scales_dtype, k0 + k, g, rows, s, scales)
-            pack_grid(o, o.biases, o.biases_row, o.biases_dtype, k0 + k, g, rows, s, biases)
+            pack_grid(o.scales, o.scales_row, o.scales_dtype, k0 + k, g, rows, s, scales)
+            pack_grid(o.biases, o.biases_row, o.biases_dtype, k0 + k, g, rows, s, biases)
             unpack_rows(o, k0 + k, w0 + w, rows, cols, g * o.group, scales, biases, NULL, columns, NULL, 0)
             for s in range(ceil_div(cols, nr)):
                 pack_f32(FLOAT32, <const char *>(columns + s * nr * nr), nr, 1, min(nr, cols - s * nr), rows, nr, nr,
@@ -451,9 +507,9 @@ cdef void pack_grids(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t col
     for s in range(ceil_div(cols, nr)):
         strip = grids + s * p.grids * nr
         count = min(nr, cols - s * nr)
-        pack_grid(&p.b, p.b.scales, p.b.scales_row, p.b.scales_dtype, j0 + s * nr, k0 // p.b.group, count, groups, strip)
-        pack_grid(&p.b, p.b.biases, p.b.biases_row, p.b.biases_dtype, j0 + s * nr, k0 // p.b.group, count, groups,
-                  strip + p.grids * p.ld)
+        pack_grid(p.b.scales, p.b.scales_row, p.b.scales_dtype, j0 + s * nr, k0 // p.b.group, count, groups, strip)
+        strip += p.grids * p.ld
+        pack_grid(p.b.biases, p.b.biases_row, p.b.biases_dtype, j0 + s * nr, k0 // p.b.group, count, groups, strip)
 
 
 cdef void unpack_panel(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t kb, Py_ssize_t cols, Py_ssize_t ks,
@@ -484,6 +540,21 @@ cdef void unpack_panel(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t k
         if p.summed:
             for x in range(nr):
                 sums[s * nr + x] = panel[x] if k0 + kb == 0 else sums[s * nr + x] + panel[x]
+
+
+cdef void sum_strips(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t kb, Py_ssize_t cols, Py_ssize_t kc,
+                     const real *row, real *sums, real *part) noexcept nogil:
+    """A block of k of one row of A against columns of B that are contiguous."""
+    cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64, s, x
+    cdef const char *b
+    for s in range(ceil_div(cols, nr)):
+        b = p.b.data + ((j0 + s * nr) * p.b.sw + k0 + kb) * item_size(p.b.dtype)
+        if real is float:
+            dot_strip_f32(p.b.dtype, b, p.b.sw, min(nr, cols - s * nr), kc, row + kb, part)
+        else:
+            dot_strip_f64(p.b.dtype, b, p.b.sw, min(nr, cols - s * nr), kc, row + kb, part)
+        for x in range(nr):
+            sums[s * nr + x] = part[x] if k0 + kb == 0 else sums[s * nr + x] + part[x]
 
 
 cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t k0,
@@ -520,6 +591,9 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
         c = 0
         while True:
             cl = min(p.kp - p.shift if c == 0 else p.kp, kc - c)
+            if p.summed and p.b.kind == PLAIN:
+                sum_strips(p, j0, k0, kb, cols, kc, packed, sums, panel)
+                break
             if p.b.kind == QUANT_LANES:
                 if real is float:
                     unpack_panel(p, j0, k0, kb, cols, ks, kc, packed, <const float *>turned, sums, panel)
@@ -572,12 +646,45 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
             finish_tile(p, sums + js, ld, i0, j0 + js, rows, cols - js, turned)
 
 
+cdef void dot(const Plan *p, real *sum) noexcept nogil:
+    """One row of A, one column of B: lanes are blocks of k, whose chains are independent, added up in order."""
+    cdef real a[32 * GEMM_NR_f32]
+    cdef real b[32 * GEMM_NR_f32]
+    cdef real chains[GEMM_NR_f32]
+    cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
+    cdef Py_ssize_t first = 0, blocks, length, k, x
+    cdef Operand va = p.a, vb = p.b
+    va.sw, vb.sw = KC * va.sk, KC * vb.sk
+    while first < p.k:
+        # As many whole blocks as there are lanes, or the short block at the end.
+        blocks = min(nr, (p.k - first) // KC)
+        length = KC if blocks > 0 else p.k - first
+        blocks = max(1, blocks)
+        va.data = p.a.data + first * va.sk * item_size(va.dtype)
+        vb.data = p.b.data + first * vb.sk * item_size(vb.dtype)
+        memset(chains, 0, sizeof(chains))
+        for k in range(0, length, 32):
+            pack_operand(&va, 0, k, blocks, min(32, length - k), nr, nr, a)
+            pack_operand(&vb, 0, k, blocks, min(32, length - k), nr, nr, b)
+            if real is float:
+                lane_products_f32(min(32, length - k), a, b, chains)
+            else:
+                lane_products_f64(min(32, length - k), a, b, chains)
+        for x in range(blocks):
+            sum[0] = chains[x] if first == 0 and x == 0 else sum[0] + chains[x]
+        first += blocks * length
+
+
 cdef void work(Plan *p, char *shared, real *own, bint team) noexcept nogil:
     """One thread's part of a product; the whole of it when `team` is false. `own` is its scratch memory."""
     cdef Py_ssize_t slab, i0, k0, rows, ks, panels, columns, items, item, i, j
     cdef bint lead = not team or threadid() == 0
     cdef real *packed = <real *>shared
     cdef char *held
+    if p.dot:
+        dot(p, own)
+        finish_row(p, own, 1, 0, 0, False)
+        return
     columns = ceil_div(p.n, p.nb)
     for slab in range(ceil_div(p.m, p.ms)):
         i0 = slab * p.ms
@@ -628,6 +735,7 @@ cdef struct Batch:
     Py_ssize_t shape[MAX_NDIM]
     Py_ssize_t steps[ARRAYS][MAX_NDIM]   # of A, B, out, bias, scales, biases; 0 for what is absent
     bint over_batch                      # threads take whole products
+    Py_ssize_t rows, slice               # a tall A is a batch of slices of its rows; 0 if it is not
 
 
 cdef inline Py_ssize_t stride_of(const ArrayRef *x, int axis) noexcept nogil:
@@ -680,6 +788,21 @@ cdef void share_out(Batch *t, int threads) noexcept nogil:
     cdef double flops = 2.0 * p.m * p.n * p.k
     cdef int axis
     threads = max(1, threads)
+    t.rows = t.slice = 0
+    if p.m >= 2048 and p.n <= 256 and p.m >= 16 * p.n and t.axes < MAX_NDIM and (p.n > GEMM_NR_f32 // 4
+                                                                                 or p.complex_out):
+        # So many rows that packing all of A for threads to share would stream it through memory twice.
+        t.rows, t.slice = p.m, 32 * GEMM_MR
+        p.m = t.slice
+        t.shape[t.axes] = ceil_div(t.rows, t.slice)
+        for axis in range(ARRAYS):
+            t.steps[axis][t.axes] = 0
+        t.steps[0][t.axes] = t.slice * p.a.sw * item_size(p.a.dtype)
+        t.steps[2][t.axes] = t.slice * p.out_rs * item_size(p.out_dtype)
+        t.steps[3][t.axes] = t.slice * p.bias_rs * item_size(p.bias_dtype)
+        t.count *= t.shape[t.axes]
+        t.axes += 1
+        flops = 2.0 * p.m * p.n * p.k
     t.over_batch = t.count > 1 and (t.count >= 4 * threads or flops < SMALL_BATCH_FLOPS)
     p.threads = 1 if t.over_batch else threads
     make_plan(p)
@@ -749,6 +872,8 @@ cdef Plan locate(const Batch *t, Py_ssize_t product) noexcept nogil:
     for axis in range(t.axes):
         at = product % t.shape[axis]
         product = product // t.shape[axis]
+        if t.slice and axis == t.axes - 1:
+            p.m = min(t.slice, t.rows - at * t.slice)
         p.a.data += at * t.steps[0][axis]
         p.b.data += at * t.steps[1][axis]
         p.out += at * t.steps[2][axis]

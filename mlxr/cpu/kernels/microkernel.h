@@ -24,8 +24,10 @@
 
 #if defined(__clang__)
 #define MLXR_UNROLL _Pragma("clang loop unroll(full)")
+#define MLXR_UNROLL_32 MLXR_UNROLL
 #else
 #define MLXR_UNROLL _Pragma("GCC unroll 16")
+#define MLXR_UNROLL_32 _Pragma("GCC unroll 32")
 #endif
 
 /* MR x 2 vectors of accumulators, 2 vectors of B and one broadcast element of A have to fit the register file

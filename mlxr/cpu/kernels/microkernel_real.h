@@ -45,44 +45,58 @@ MLXR_INLINE void NAME(pack_lanes_of)(const int dtype, const char *src, Py_ssize_
     }
 }
 
+/* Elements of one step-contiguous row that fill a vector. */
 MLXR_INLINE Py_ssize_t NAME(block_steps)(int dtype) { return LANES * (Py_ssize_t)sizeof(REAL) / item_bytes(dtype); }
 
-/* Where steps are neighbours in memory: LANES rows are read a vector each and transposed in registers. 16-bit elements
- * travel in pairs, which halves the shuffles. Blocks are aligned to cache lines where the rows allow it (rows a power
- * of two apart share a set of the L1 cache, which a line read twice would not survive); the first and the last block
- * overlap their neighbours instead of being partial, which is why nk has to be a block at least. */
+/* A vector from each of `used` <= LANES rows, transposed in registers: steps[k] has the rows as lanes. 16-bit elements
+ * travel in pairs, which halves the shuffles, and give 2 * LANES steps. */
+MLXR_INLINE void NAME(transposed_block)(const int dtype, const char *corner, Py_ssize_t row, Py_ssize_t used,
+                                        VREAL steps[2 * LANES])
+{
+    VREAL block[LANES];
+    if (used >= LANES) {
+        MLXR_UNROLL for (int i = 0; i < LANES; i++) {
+            block[i] = NAME(load)(corner + i * row);
+            __builtin_prefetch(corner + i * row + PREFETCH_BYTES, 0, 2);
+        }
+    } else {
+        for (int i = 0; i < LANES; i++) block[i] = i < used ? NAME(load)(corner + i * row) : (VREAL){0};
+    }
+    NAME(transpose)(block);
+    MLXR_UNROLL for (int i = 0; i < LANES; i++) {
+        if (dtype == NATIVE) steps[i] = block[i];
+#ifdef HAS_HALVES
+        else {
+            steps[2 * i] = NAME(low_half)(block[i], dtype);
+            steps[2 * i + 1] = NAME(high_half)(block[i], dtype);
+        }
+#endif
+    }
+}
+
+/* Steps from the first one that starts a cache line of every row, where the rows allow it. Rows a power of two apart
+ * share a set of the L1 cache, which a line read twice would not survive. */
+MLXR_INLINE Py_ssize_t NAME(line_start)(int dtype, const char *src, Py_ssize_t row)
+{
+    const Py_ssize_t off = (Py_ssize_t)((uintptr_t)src & 63), size = item_bytes(dtype);
+    return off != 0 && row % 64 == 0 && off % size == 0 ? (64 - off) / size % NAME(block_steps)(dtype) : 0;
+}
+
+/* Where steps are neighbours in memory. Blocks are aligned to cache lines; the first and the last overlap their
+ * neighbours instead of being partial, which is why nk has to be a block at least. */
 MLXR_INLINE void NAME(pack_steps_of)(const int dtype, const char *src, Py_ssize_t sw, Py_ssize_t nw, Py_ssize_t nk,
                                      Py_ssize_t per, Py_ssize_t width, REAL *dst)
 {
     const Py_ssize_t size = item_bytes(dtype), row = sw * size, steps = NAME(block_steps)(dtype);
-    const Py_ssize_t off = (Py_ssize_t)((uintptr_t)src & 63);
-    const Py_ssize_t second = off != 0 && row % 64 == 0 && off % size == 0 ? (64 - off) / size % steps : 0;
+    const Py_ssize_t second = NAME(line_start)(dtype, src, row);
     for (Py_ssize_t w0 = 0; w0 < nw; w0 += per, dst += nk * width, src += per * row) {
         Py_ssize_t used = nw - w0 < per ? nw - w0 : per, k = 0;
         while (1) {
             for (Py_ssize_t w = 0; w < width; w += LANES) {
-                VREAL block[LANES];
-                const char *corner = src + w * row + k * size;
-                if (w + LANES <= used) {
-                    MLXR_UNROLL for (int i = 0; i < LANES; i++) {
-                        block[i] = NAME(load)(corner + i * row);
-                        __builtin_prefetch(corner + i * row + PREFETCH_BYTES, 0, 2);
-                    }
-                } else {
-                    for (int i = 0; i < LANES; i++)
-                        block[i] = w + i < used ? NAME(load)(corner + i * row) : (VREAL){0};
-                }
-                NAME(transpose)(block);
+                VREAL block[2 * LANES];
                 REAL *to = dst + k * width + w;
-                MLXR_UNROLL for (int i = 0; i < LANES; i++) {
-                    if (dtype == NATIVE) NAME(store)(to + i * width, block[i]);
-#ifdef HAS_HALVES
-                    else {
-                        NAME(store)(to + 2 * i * width, NAME(low_half)(block[i], dtype));
-                        NAME(store)(to + (2 * i + 1) * width, NAME(high_half)(block[i], dtype));
-                    }
-#endif
-                }
+                NAME(transposed_block)(dtype, src + w * row + k * size, row, used - w, block);
+                MLXR_UNROLL_32 for (int i = 0; i < steps; i++) NAME(store)(to + i * width, block[i]);
             }
             if (k + steps >= nk) break;
             k = k == 0 && second ? second : k + steps;
@@ -136,6 +150,55 @@ static void NAME(pack)(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk,
     else NAME(pack_any)(dtype, src, sw, sk, nw, nk, per, width, dst);
 }
 
+/* One row of A against a strip of up to NR rows of B whose steps are neighbours in memory: dst[j] is the chain of
+ * x[k] * B(j, k) in increasing k, from zero. Blocks go from the transposition into the sums without being stored. */
+MLXR_INLINE void NAME(dot_strip_of)(const int dtype, const char *src, Py_ssize_t sw, Py_ssize_t nw, Py_ssize_t nk,
+                                    const REAL *x, REAL *dst)
+{
+    enum { NR = 2 * LANES };
+    const Py_ssize_t size = item_bytes(dtype), row = sw * size, steps = NAME(block_steps)(dtype);
+    REAL part[NR * NR];
+    VREAL sum[2] = {{0}, {0}};
+    for (Py_ssize_t k = 0, left; k < nk; k += left) {
+        left = nk - k < steps ? nk - k : steps;
+        if (k == 0 && NAME(line_start)(dtype, src, row)) left = NAME(line_start)(dtype, src, row);
+        if (left > nk) left = nk;
+        if (left == steps) {
+            MLXR_UNROLL for (int v = 0; v < 2; v++) {
+                VREAL block[2 * LANES];
+                NAME(transposed_block)(dtype, src + v * LANES * row + k * size, row, nw - v * LANES, block);
+                MLXR_UNROLL_32 for (int i = 0; i < steps; i++)
+                    sum[v] = NAME(fma)(NAME(splat)(x[k + i]), block[i], sum[v]);
+            }
+        } else {
+            NAME(pack_any)(dtype, src + k * size, sw, 1, nw, left, NR, NR, part);
+            for (Py_ssize_t i = 0; i < left; i++)
+                for (int v = 0; v < 2; v++)
+                    sum[v] = NAME(fma)(NAME(splat)(x[k + i]), NAME(load)(part + i * NR + v * LANES), sum[v]);
+        }
+    }
+    for (int v = 0; v < 2; v++) NAME(store)(dst + v * LANES, sum[v]);
+}
+static void NAME(dot_strip)(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t nw, Py_ssize_t nk, const REAL *x,
+                            REAL *dst)
+{
+    if (dtype == NATIVE) NAME(dot_strip_of)(NATIVE, src, sw, nw, nk, x, dst);
+#ifdef HAS_HALVES
+    else if (dtype == CODE_F16) NAME(dot_strip_of)(CODE_F16, src, sw, nw, nk, x, dst);
+    else NAME(dot_strip_of)(CODE_BF16, src, sw, nw, nk, x, dst);
+#endif
+}
+
+/* sums[lane] continued by the products of two packed strips of NR lanes, step by step. */
+static void NAME(lane_products)(Py_ssize_t nk, const REAL *a, const REAL *b, REAL *sums)
+{
+    VREAL sum[2] = {NAME(load)(sums), NAME(load)(sums + LANES)};
+    for (Py_ssize_t k = 0; k < nk; k++, a += 2 * LANES, b += 2 * LANES)
+        for (int v = 0; v < 2; v++)
+            sum[v] = NAME(fma)(NAME(load)(a + v * LANES), NAME(load)(b + v * LANES), sum[v]);
+    for (int v = 0; v < 2; v++) NAME(store)(sums + v * LANES, sum[v]);
+}
+
 /* The micro-kernel: an m x (nv vectors) block of C, `m` and `nv` constant after inlining.
  *   a     packed, `lda` elements per step of k
  *   b     of `dtype`, `ldb` elements per step of k: a packed strip (ldb = NR), or a row-major matrix where it lies
@@ -144,8 +207,8 @@ static void NAME(pack)(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk,
  *   dst   result; init and add have rows `ldt` apart, dst `ldd` apart
  * Each element is one chain of fused multiply-adds in increasing k: the order that the whole family promises. */
 MLXR_INLINE void NAME(block)(const int dtype, const int m, const int nv, Py_ssize_t kc, const REAL *a, Py_ssize_t lda,
-                             const char *b, Py_ssize_t ldb, const REAL *init, const REAL *add, Py_ssize_t ldt, REAL *dst,
-                             Py_ssize_t ldd)
+                             const char *b, Py_ssize_t ldb, const REAL *init, const REAL *add, Py_ssize_t ldt,
+                             REAL *dst, Py_ssize_t ldd)
 {
     const Py_ssize_t size = item_bytes(dtype);
     VREAL acc[GEMM_MR][2];

@@ -10,12 +10,6 @@
 
 #include "microkernel.h"
 
-#define MLXR_UNROLL_32 _Pragma("GCC unroll 32")
-#if defined(__clang__)
-#undef MLXR_UNROLL_32
-#define MLXR_UNROLL_32 MLXR_UNROLL
-#endif
-
 /* Column `e` of a unit whose words lie NR lanes apart, as float32. */
 MLXR_INLINE vf32 unit_column(const int bits, const uint32_t *words, const int e)
 {
