@@ -89,6 +89,17 @@ cdef Value value_of(object array, tuple shape, int dtype):
     return value
 
 
+cdef bint is_whole(Tensor x, Value base) noexcept:
+    """Tell whether a tensor is its storage's value itself, and no window on it."""
+    cdef int axis
+    if x.offset or not x.ref.contiguous or base.dtype != x.ref.dtype or x.ref.ndim != len(base.shape):
+        return False
+    for axis in range(x.ref.ndim):
+        if x.ref.shape[axis] != <Py_ssize_t>base.shape[axis]:
+            return False
+    return True
+
+
 cdef class Recorder:
     """The program being recorded on one stream."""
 
@@ -289,6 +300,8 @@ cdef class UpstreamBackend(Backend):
         cdef Value base = <Value?>x.storage.owner
         cdef int itemsize = x.dtype_.itemsize
         cdef int64_t count
+        if is_whole(x, base):
+            return base
         shape = shape_tuple(x)
         if base.dtype != x.ref.dtype:
             count = math.prod(base.shape) * ALL_DTYPES[base.dtype].itemsize // itemsize
@@ -296,8 +309,6 @@ cdef class UpstreamBackend(Backend):
                 if base.shape else base
             flat = flat if base.shape else self.recorder.record(abi.RESHAPE, (base,), (1,), base.dtype, (1,))
             base = self.recorder.record(abi.VIEW, (flat,), (count,), x.ref.dtype, (x.ref.dtype,))
-        if base.shape == shape and x.offset == 0 and x.ref.contiguous:
-            return base
         if x.ref.size == 0 or (x.ref.contiguous and x.offset == 0 and x.ref.size == math.prod(base.shape)):
             if x.ref.size == 0 and math.prod(base.shape) != 0:
                 zeros = self.constant(0, x.ref.dtype)
