@@ -9,6 +9,7 @@ import math as _math
 from mlxr import (
     errors,
     fast,
+    fft,
     linalg,
     random,
 )

@@ -18,6 +18,7 @@ __all__ = [
     "DeviceMismatchError",
     "DtypeError",
     "ExportError",
+    "FactorizationError",
     "FileAccessError",
     "FileFormatError",
     "FileMissingError",
@@ -106,6 +107,10 @@ class TransformError(MlxrError, ValueError):
 
 class ExportError(MlxrError, BufferError):
     """A tensor's memory cannot be handed to another library as asked (facts: ``dtype``)."""
+
+
+class FactorizationError(MlxrError, RuntimeError, ValueError):
+    """A matrix has no inverse or no such factorization (facts: ``op``)."""
 
 
 class FileFormatError(MlxrError, ValueError, RuntimeError):

@@ -7,7 +7,7 @@ import numpy as np
 
 from mlxr.core.interop import to_numpy
 from mlxr.cpu.libraries import FUNCTIONS
-from mlxr.errors import InvalidValueError
+from mlxr.errors import FactorizationError
 
 
 cdef int _call(CpuBackend self, Primitive p, tuple inputs, tuple outputs, tuple params) except -1:
@@ -15,7 +15,7 @@ cdef int _call(CpuBackend self, Primitive p, tuple inputs, tuple outputs, tuple 
     try:
         results = FUNCTIONS[p.name](*arrays, *params)
     except np.linalg.LinAlgError as error:
-        raise InvalidValueError(f"[{p.name}] {error}", op=p.name) from error
+        raise FactorizationError(f"[{p.name}] {error}", op=p.name) from error
     if not isinstance(results, tuple):
         results = (results,)
     for out, result in zip(outputs, results):

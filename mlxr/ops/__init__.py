@@ -11,6 +11,7 @@ from mlxr.core import interop as _interop
 from mlxr.core import printing as _printing
 from mlxr.core.tensor import get_bindings as _get_bindings
 from mlxr.ops import elementwise as _elementwise
+from mlxr.ops import fft as _fft  # its names are mlxr.fft's
 from mlxr.ops import linalg as _linalg  # its names are mlxr.linalg's
 from mlxr.ops import random as _random  # its names are mlxr.random's
 from mlxr.ops.compare import *

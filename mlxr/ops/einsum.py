@@ -116,8 +116,8 @@ def _pair(a, b, result, stream):
         return multiply(x, y, stream=stream), parts + rows + columns
     size = lambda labels: math.prod(extents[label] for label in labels)  # noqa: E731
     front = [extents[label] for label in parts]
-    product = ops.matmul(reshape(x, (*front, size(rows), size(inner))), reshape(y, (*front, size(inner), size(columns))),
-                         stream=stream)
+    x, y = reshape(x, (*front, size(rows), size(inner))), reshape(y, (*front, size(inner), size(columns)))
+    product = ops.matmul(x, y, stream=stream)
     return reshape(product, [extents[label] for label in parts + rows + columns]), parts + rows + columns
 
 
