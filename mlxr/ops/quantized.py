@@ -91,16 +91,15 @@ def _dequantize_back(needs, g, out, w, scales, biases, group_size, bits, dtype):
     return None, *_parameter_cotangents(needs[1:], g, w, scales, biases, group_size, bits)
 
 
-def _expanded(w, bits, transpose):
-    """Return the last two extents of the right operand of a product."""
-    rows, columns = w.shape[-2], w.shape[-1] * 32 // bits
+def _expanded(shape, bits, transpose):
+    """Return the last two extents of the right operand of a product, for the shape of its words."""
+    rows, columns = shape[-2], shape[-1] * 32 // bits
     return (columns, rows) if transpose else (rows, columns)
 
 
 def _quantized_matmul_infer(inputs, params):
-    x, w = inputs[:2]
-    transpose, _, bits = params
-    return (*x.shape[:-1], _expanded(w, bits, transpose)[1]), x.dtype
+    x = inputs[0]
+    return (*x.shape[:-1], _expanded(inputs[1].shape, params[2], params[0])[1]), x.dtype
 
 
 def _quantized_matmul_back(needs, g, out, x, w, scales, biases, transpose, group_size, bits):
@@ -140,7 +139,7 @@ def _gather_mm_back(needs, g, out, a, b, lhs, rhs):
 def _gather_qmm_infer(inputs, params):
     x, w, lhs = inputs[0], inputs[1], inputs[4]
     transpose, _, bits = params
-    return (lhs.shape[0], x.shape[1], _expanded(w, bits, transpose)[1]), x.dtype
+    return (lhs.shape[0], x.shape[1], _expanded(w.shape, bits, transpose)[1]), x.dtype
 
 
 def _gather_qmm_back(needs, g, out, x, w, scales, biases, lhs, rhs, transpose, group_size, bits):
@@ -186,30 +185,29 @@ def _settings(group_size, bits, mode, op):
 
 def _with_words(x):
     """Return `x` with the elements of its last axis side by side."""
-    return x if x.ndim and (x.shape[-1] < 2 or x.strides[-1] == 1) else contiguous(x)
+    return x if x.is_contiguous or x.strides[-1] == 1 else contiguous(x)
 
 
 def _quantized(w, scales, biases, group_size, bits, op):
     """Return words, scales and biases, checked against each other."""
     if biases is None:
         raise InvalidValueError(f"[{op}] Biases must be provided for affine quantization.", op=op)
-    w, scales, biases = (as_operand(t, op) for t in (w, scales, biases))
+    w, scales, biases = as_operand(w, op), as_operand(scales, op), as_operand(biases, op)
     if w.dtype is not dtypes.uint32:
         raise DtypeError(f"[{op}] The weight matrix should be uint32 but received {w.dtype.name}", op=op,
                          dtypes=(w.dtype,))
     for t in (scales, biases):
         if t.dtype.kind != "f":
             raise DtypeError(f"[{op}] scales and biases are floating, got {t.dtype.name}", op=op, dtypes=(t.dtype,))
-    shapes = (w.shape, scales.shape, biases.shape)
-    if w.ndim < 2:
+    shape, groups = w.shape, scales.shape
+    if len(shape) < 2:
         raise ShapeError(f"[{op}] The quantized matrix must have at least 2 dimension but it has only {w.ndim}.", op=op,
-                         shapes=shapes)
-    if scales.shape != biases.shape or scales.shape[:-1] != w.shape[:-1] \
-            or scales.shape[-1] * group_size * bits != w.shape[-1] * 32:
+                         shapes=(shape, groups, biases.shape))
+    if biases.shape != groups or groups[:-1] != shape[:-1] or groups[-1] * group_size * bits != shape[-1] * 32:
         raise ShapeError(
             f"[{op}] Shape of scales and biases does not match the matrix given the quantization parameters. Provided "
-            f"matrix of shape {w.shape} and scales {scales.shape}, biases {biases.shape} with group_size={group_size} "
-            f"and bits={bits}.", op=op, shapes=shapes,
+            f"matrix of shape {shape} and scales {groups}, biases {biases.shape} with group_size={group_size} and "
+            f"bits={bits}.", op=op, shapes=(shape, groups, biases.shape),
         )
     return _with_words(w), _with_words(scales), _with_words(biases)
 
@@ -227,7 +225,7 @@ def _left_operand(x, scales, biases, op):
 
 
 def _check_inner(x, w, transpose, bits, op):
-    inner, columns = _expanded(w, bits, transpose)
+    inner, columns = _expanded(w.shape, bits, transpose)
     if x.shape[-1] != inner:
         raise ShapeError(
             f"[{op}] Last dimension of first input with shape {x.shape} does not match the expanded quantized matrix "

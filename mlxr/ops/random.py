@@ -7,6 +7,7 @@ parameters are primitives; everything else is composed of them. Samples have gra
 
 from __future__ import annotations
 
+import functools
 import operator
 import threading
 
@@ -208,6 +209,7 @@ def _is_number(value):
     return isinstance(value, (int, float))
 
 
+@functools.lru_cache(maxsize=256)
 def _rounded(value, dtype):
     """Return the number that a Python scalar becomes in `dtype`."""
     return astype(as_operand(value), dtype).item()
