@@ -193,7 +193,8 @@ def svd(a, compute_uv=True, *, stream=None):
     return apply(svd_p, (_matrices(a, "svd", LANES),), (bool(compute_uv),), stream)
 
 
-@operation("host", name="linalg.qr", primitive=qr_p, refusals=_BAD, dtypes=REAL_LANES,
+@operation("host", name="linalg.qr", primitive=qr_p, refusals=_BAD, **_RULES,
+           reference=lambda a: tuple(np.linalg.qr(a)),
            samples=lambda rng: (Sample((spread(rng, shape, -1, 1),)) for shape in ((3, 3), (4, 2), (2, 3, 5))))
 def qr(a, *, stream=None):
     """Return the factorization ``a = q @ r`` of matrices into orthonormal columns and an upper triangle.
@@ -248,7 +249,30 @@ def cholesky(a, upper=False, *, stream=None):
     return _turned(lower) if upper else lower
 
 
-@operation("host", name="linalg.lu_factor", primitive=lu_factor_p, refusals=_BAD, dtypes=REAL_LANES,
+def _eliminated(a):
+    """Return the compact LU factorization of a stack of ndarrays: the largest of a column is its pivot."""
+    lu, pivots = np.array(a), np.zeros((*a.shape[:-2], min(a.shape[-2:])), np.uint32)
+    for index in np.ndindex(*a.shape[:-2]):
+        x = lu[index]
+        for k in range(pivots.shape[-1]):
+            best = pivots[(*index, k)] = k + np.argmax(np.abs(x[k:, k]))
+            x[[k, best]] = x[[best, k]]
+            x[k + 1:, k] /= x[k, k]
+            x[k + 1:, k + 1:] -= np.outer(x[k + 1:, k], x[k, k + 1:])
+    return lu, pivots
+
+
+def _lu_reference(a):
+    lu, pivots = _eliminated(a)
+    k = pivots.shape[-1]
+    order = np.broadcast_to(np.arange(a.shape[-2]), a.shape[:-1]).copy()
+    for index in np.ndindex(*a.shape[:-2]):
+        for step, other in enumerate(pivots[index].tolist()):
+            order[index][[step, other]] = order[index][[other, step]]
+    return np.argsort(order, -1), np.tril(lu[..., :k], -1) + np.eye(a.shape[-2], k), np.triu(lu[..., :k, :])
+
+
+@operation("host", name="linalg.lu_factor", primitive=lu_factor_p, refusals=_BAD, reference=_eliminated, **_RULES,
            samples=lambda rng: (Sample((spread(rng, shape, -1, 1),)) for shape in ((3, 3), (4, 2), (2, 3, 5))))
 def lu_factor(a, *, stream=None):
     """Return the LU factorization of matrices in compact form.
@@ -274,7 +298,7 @@ def lu_factor(a, *, stream=None):
     return apply(lu_factor_p, (_matrices(a, "lu_factor", REAL_LANES),), (), stream)
 
 
-@operation("host", name="linalg.lu", primitive=lu_factor_p, refusals=_BAD, dtypes=REAL_LANES,
+@operation("host", name="linalg.lu", primitive=lu_factor_p, refusals=_BAD, reference=_lu_reference, **_RULES,
            samples=lambda rng: (Sample((spread(rng, shape, -1, 1),)) for shape in ((3, 3), (4, 2), (2, 3, 5))))
 def lu(a, *, stream=None):
     """Return the LU factorization of matrices.
@@ -312,8 +336,8 @@ def lu(a, *, stream=None):
 
 # ------------------------------------------------------------------ eigenvalues
 
-@operation("host", name="linalg.eig", primitive=eig_p, refusals=_NOT_SQUARE, dtypes=REAL_LANES,
-           samples=_square_samples(_regular))
+@operation("host", name="linalg.eig", primitive=eig_p, refusals=_NOT_SQUARE, **_RULES,
+           reference=lambda a: tuple(x.astype(complex) for x in np.linalg.eig(a)), samples=_square_samples(_regular))
 def eig(a, *, stream=None):
     """Return eigenvalues and eigenvectors of square matrices.
 
@@ -337,8 +361,8 @@ def eig(a, *, stream=None):
     return apply(eig_p, (_matrices(a, "eig", LANES, True),), (), stream)
 
 
-@operation("host", name="linalg.eigvals", primitive=eigvals_p, refusals=_NOT_SQUARE, dtypes=REAL_LANES,
-           samples=_square_samples(_regular))
+@operation("host", name="linalg.eigvals", primitive=eigvals_p, refusals=_NOT_SQUARE, **_RULES,
+           reference=lambda a: np.linalg.eigvals(a).astype(complex), samples=_square_samples(_regular))
 def eigvals(a, *, stream=None):
     """Return eigenvalues of square matrices; parameters as :func:`eig`."""
     return apply(eigvals_p, (_matrices(a, "eigvals", LANES, True),), (), stream)
@@ -350,7 +374,8 @@ def _triangle(uplo, op):
     return uplo
 
 
-@operation("host", name="linalg.eigh", primitive=eigh_p, dtypes=REAL_LANES, samples=_square_samples(_positive),
+@operation("host", name="linalg.eigh", primitive=eigh_p, samples=_square_samples(_positive), **_RULES,
+           reference=lambda a: tuple(np.linalg.eigh(a)),
            refusals=(*_NOT_SQUARE, Refusal((np.eye(2, dtype=np.float32), "X"), InvalidValueError)))
 def eigh(a, UPLO="L", *, stream=None):
     """Return eigenvalues and eigenvectors of symmetric or Hermitian matrices.

@@ -288,7 +288,28 @@ _X = np.ones((3, 128), np.float32)
 
 # ------------------------------------------------------------------ functions
 
-@operation("matmul", primitive=quantize_p, dtypes=LANES,
+def _reference_quantize(w, group_size=None, bits=None):
+    """Quantize ndarrays by upstream's rule, in its float32: the edge farther from zero is exact, and so is zero."""
+    group_size, bits = group_size or GROUP_SIZE, bits or BITS
+    x, steps = _as_groups(w.astype(np.float32), group_size), np.float32((1 << bits) - 1)
+    low, high = x.min(-1), x.max(-1)
+    below = np.abs(low) > np.abs(high)
+    scales, biases = np.maximum((high - low) / steps, np.float32(1e-7)), low
+    if bits > 1:  # one bit tells the edges apart, and there is no step for zero
+        scales, biases = scales * np.where(below, np.float32(1), np.float32(-1)), np.where(below, low, high)
+        zero = np.rint(biases / scales)
+        scales = np.where(zero == 0, scales, biases / np.where(zero == 0, np.float32(1), zero))
+        biases = np.where(zero == 0, np.float32(0), biases)
+    q = np.clip(np.rint((x - biases[..., None]) / scales[..., None]), 0, steps).astype(np.uint8)
+    stream = np.unpackbits(q[..., None], -1, count=bits, bitorder="little").reshape(*w.shape[:-1], -1)
+    return np.packbits(stream, -1, bitorder="little").view(np.uint32), scales, biases
+
+
+def _as_groups(x, group_size):
+    return x.reshape(*x.shape[:-1], x.shape[-1] // group_size, group_size)
+
+
+@operation("matmul", primitive=quantize_p, dtypes=(dtypes.float32,), reference=_reference_quantize, ulps=1,
            samples=lambda rng: (Sample((spread(rng, (3, 128), -2, 1),), {"bits": bits, "group_size": group_size})
                                 for bits in WIDTHS for group_size in GROUP_SIZES),
            refusals=(Refusal((_X, 64, 7), InvalidValueError), Refusal((_X, 16), InvalidValueError),

@@ -10,13 +10,14 @@ import oracle
 import pytest
 
 import mlxr as mx
-from mlxr.errors import MlxrError
+from mlxr.errors import FactorizationError, MlxrError
 from mlxr.ops.declare import REGISTRY
 
 OPS = list(REGISTRY.values())
 CASES = [pytest.param(op, dtype, id=f"{op.name}-{dtype.name}") for op in OPS for dtype in op.dtypes]
 
 # Result dtypes that are neither the operand's nor bool.
+INDICES = {("quantize", 0), ("linalg.lu", 0), ("linalg.lu_factor", 1)}
 SMALL_SUMS = {mx.bool_: mx.int32, mx.int8: mx.int32, mx.int16: mx.int32, mx.uint8: mx.uint32, mx.uint16: mx.uint32}
 
 
@@ -43,10 +44,16 @@ def expected_dtype(op, sample, dtype, wanted, position):
         return mx.bool_
     if op.name == "unique":
         return (dtype, mx.uint32, mx.uint32, mx.int32)[position]
-    if op.name in ("argmax", "argmin", "argsort", "argpartition", "searchsorted"):
+    if op.name in ("argmax", "argmin", "argsort", "argpartition", "searchsorted") or (op.name, position) in INDICES:
         return mx.uint32
-    if op.name in ("sum", "prod"):
+    if op.name in ("sum", "prod", "trace"):
         return SMALL_SUMS.get(dtype, dtype)
+    if op.name == "to_fp8":
+        return mx.uint8
+    if op.name == "from_fp8":
+        return sample.args[1]
+    if wanted.dtype.kind == "c":
+        return mx.complex64
     if wanted.dtype.kind == "f":
         return dtype if dtype.kind == "f" else mx.float32
     return dtype
@@ -123,8 +130,13 @@ def test_broadcast_operand_has_the_bits_of_its_copy(op) -> None:
         return mx.broadcast_to(x[:1], x.shape) if x.ndim and x.shape[0] else x
 
     for sample in oracle.samples_of(op):
+        try:
+            copies = oracle.results(oracle.call_with(op.function, sample, lambda a: mx.contiguous(repeated(a))))
+        except FactorizationError:  # a matrix of equal rows has no inverse, and its view none either
+            with pytest.raises(FactorizationError):
+                oracle.call_with(op.function, sample, repeated)
+            continue
         views = oracle.results(oracle.call_with(op.function, sample, repeated))
-        copies = oracle.results(oracle.call_with(op.function, sample, lambda a: mx.contiguous(repeated(a))))
         assert [oracle.bits_of(x) for x in views] == [oracle.bits_of(x) for x in copies], sample
 
 
