@@ -11,8 +11,7 @@ __all__ = ["FUNCTIONS"]
 
 
 def _svd(a: np.ndarray, compute_uv: bool) -> Any:
-    result = np.linalg.svd(a, full_matrices=True, compute_uv=compute_uv)
-    return tuple(result) if compute_uv else result
+    return tuple(np.linalg.svd(a)) if compute_uv else np.linalg.svd(a, compute_uv=False)
 
 
 def _solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -127,20 +127,22 @@ def _reference(x, w, stride, low, high, dilation, spacing, groups, flip):
     kernel = w.shape[1:-1]
     extents = [(m - 1) * e + 1 for m, e in zip(x.shape[1:-1], spacing, strict=True)]
     spaced = np.zeros((x.shape[0], *extents, x.shape[-1]))
-    spaced[(slice(None), *(slice(None, None, e) for e in spacing))] = x
+    places = (slice(None), *(slice(None, None, e) for e in spacing))
+    spaced[places] = x
     padded = np.pad(spaced, [(0, 0), *((max(lo, 0), max(hi, 0)) for lo, hi in zip(low, high, strict=True)), (0, 0)])
-    crop = (slice(max(-lo, 0), m - max(-hi, 0)) for lo, hi, m in zip(low, high, padded.shape[1:-1], strict=True))
-    padded = padded[(slice(None), *crop)]
+    crop = [slice(max(-lo, 0), m - max(-hi, 0)) for lo, hi, m in zip(low, high, padded.shape[1:-1], strict=True)]
+    inside = (slice(None), *crop)
+    padded = padded[inside]
     w = np.flip(w, tuple(range(1, n + 1))) if flip else w
     extents = [(m - d * (k - 1) - 1) // s + 1
                for m, d, k, s in zip(padded.shape[1:-1], dilation, kernel, stride, strict=True)]
     out = np.zeros((x.shape[0], *extents, groups, w.shape[0] // groups))
-    weight = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+    weight = np.moveaxis(w.reshape(groups, w.shape[0] // groups, *w.shape[1:]), (0, 1), (-3, -2))
     for tap in itertools.product(*(range(k) for k in kernel)):
-        window = (slice(d * t, d * t + (m - 1) * s + 1, s)
-                  for t, d, m, s in zip(tap, dilation, extents, stride, strict=True))
-        part = padded[(slice(None), *window)].reshape(x.shape[0], *extents, groups, w.shape[-1])
-        out += np.einsum("...gc,goc->...go", part, weight[(slice(None), slice(None), *tap)])
+        window = (slice(None), *(slice(d * t, d * t + (m - 1) * s + 1, s)
+                                 for t, d, m, s in zip(tap, dilation, extents, stride, strict=True)))
+        part = padded[window].reshape(x.shape[0], *extents, groups, w.shape[-1])
+        out += np.einsum("...gc,goc->...go", part, weight[tap])
     return out.reshape(x.shape[0], *extents, w.shape[0])
 
 

@@ -255,7 +255,7 @@ def _eliminated(a):
     for index in np.ndindex(*a.shape[:-2]):
         x = lu[index]
         for k in range(pivots.shape[-1]):
-            best = pivots[(*index, k)] = k + np.argmax(np.abs(x[k:, k]))
+            best = pivots[index][k] = k + np.argmax(np.abs(x[k:, k]))
             x[[k, best]] = x[[best, k]]
             x[k + 1:, k] /= x[k, k]
             x[k + 1:, k + 1:] -= np.outer(x[k + 1:, k], x[k, k + 1:])

@@ -181,9 +181,9 @@ def diff(a, /, n=1, axis=-1, *, stream=None):
         raise InvalidValueError("[diff] Order `n` must be non-negative.", op="diff", n=n)
     axis = normalize_axis(axis, a.ndim, "diff")
     minus = not_equal if a.dtype is dtypes.bool_ else subtract
-    front = (slice(None),) * axis
+    behind, front = ((*(slice(None),) * axis, part) for part in (slice(1, None), slice(0, -1)))
     for _ in range(min(n, a.shape[axis])):
-        a = minus(a[(*front, slice(1, None))], a[(*front, slice(0, max(a.shape[axis] - 1, 0)))], stream=stream)
+        a = minus(a[behind], a[front], stream=stream)
     return a
 
 
