@@ -15,6 +15,7 @@ from mlxr import (
 )
 from mlxr._version import __version__
 from mlxr.backends import registry as _registry
+from mlxr.backends.threads import get_num_threads, set_num_threads
 from mlxr.core.device import (
     Device,
     DeviceType,

@@ -73,8 +73,8 @@ class InvalidValueError(MlxrError, ValueError):
     """An argument has the right type and a value that cannot be used (facts: the argument)."""
 
 
-class ArgumentTypeError(MlxrError, TypeError):
-    """An argument has a type that the function does not take (facts: the argument)."""
+class ArgumentTypeError(MlxrError, TypeError, ValueError):
+    """An argument has a type that the function does not take; upstream raises either (facts: the argument)."""
 
 
 class BoundsError(MlxrError, IndexError, ValueError):

@@ -70,7 +70,13 @@ def bind(device: Device) -> Backend:
             f"device {device.name!r} is not available: this build of mlxr has no {entry.module} ({entry.summary})",
             device=device.name, reason=f"{entry.module} is not part of this build",
         )
-    return importlib.import_module(entry.module).make(device)
+    try:
+        return importlib.import_module(entry.module).make(device)
+    except BackendUnavailableError as error:
+        reason = str(error.facts.get("reason") or error)
+        raise BackendUnavailableError(
+            f"device {device.name!r} is not available: {error}", device=device.name, reason=reason
+        ) from error
 
 
 def statuses() -> list[Status]:

@@ -153,6 +153,11 @@ cdef int record(Primitive p, tuple inputs, tuple outputs, tuple params) except -
     return 0
 
 
+def alias(Tensor x not None):
+    """Return another tensor object for the value and mark of `x`: what is done to it in place leaves `x` alone."""
+    return new_alias(x)
+
+
 def detach(Tensor x not None):
     """Return the same value without a mark: a constant to every transform."""
     cdef Tensor alias = new_alias(x)

@@ -212,7 +212,7 @@ def value_and_grad(
         tensors, rebuild = tree.flatten(selected)
         with tapes.scope() as tape:
             leaves = [tapes.leaf(tape, x, identity_p) for x in tensors]
-            marked = rebuild(leaves)
+            marked = rebuild([tapes.alias(x) for x in leaves])
             call_args = list(args)
             for n, argument in zip(numbers, marked, strict=False):
                 call_args[n] = argument
@@ -286,7 +286,7 @@ def vjp(
     primals, cotangents = _listed(primals, "vjp"), _listed(cotangents, "vjp")
     with tapes.scope() as tape:
         leaves = [tapes.leaf(tape, x, identity_p) for x in primals]
-        outputs = _listed(fun(*leaves), "vjp")
+        outputs = _listed(fun(*map(tapes.alias, leaves)), "vjp")
         _match(cotangents, outputs, "vjp", "cotangents")
         cast = [ops.astype(c, y.dtype) for c, y in zip(cotangents, outputs, strict=True)]
         return outputs, _gradients(tape, outputs, cast, leaves)
@@ -320,7 +320,7 @@ def jvp(
     _match(tangents, primals, "jvp", "tangents")
     with tapes.scope() as tape:
         leaves = [tapes.leaf(tape, x, identity_p) for x in primals]
-        outputs = _listed(fun(*leaves), "jvp")
+        outputs = _listed(fun(*map(tapes.alias, leaves)), "jvp")
         dummies = [tapes.leaf(tape, ops.zeros_like(y), identity_p) for y in outputs]
         found = _backward(outputs, dummies, leaves, release=False)
         pairs = [(g, ops.astype(t, g.dtype)) for g, t in zip(found, tangents, strict=True) if g is not None]
@@ -468,7 +468,7 @@ def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
         def pull_back(inputs: Any, cotangents: Any, outputs: Any) -> list[Tensor]:
             with tapes.scope() as tape:
                 leaves = [tapes.leaf(tape, x, identity_p) for x in inputs]
-                call_args, call_kwargs = rebuild_args(leaves)
+                call_args, call_kwargs = rebuild_args([tapes.alias(x) for x in leaves])
                 again = tree.flatten(fun(*call_args, **call_kwargs))[0]
                 return _gradients(tape, again, cotangents, leaves)
 

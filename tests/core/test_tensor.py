@@ -180,8 +180,8 @@ def test_failed_assignment_changes_nothing() -> None:
 def test_methods_are_the_functions() -> None:
     x = mx.array([[1.0, 4.0], [9.0, 16.0]])
     for name in ("sqrt", "rsqrt", "exp", "log", "sin", "cos", "square", "abs", "sum", "mean", "max", "min", "prod",
-                 "var", "std", "argmax", "argmin", "cumsum", "cumprod", "cummax", "cummin", "logsumexp", "reciprocal", "log2",
-                 "log10", "log1p", "all", "any", "flatten", "squeeze", "transpose", "round"):
+                 "var", "std", "argmax", "argmin", "cumsum", "cumprod", "cummax", "cummin", "logsumexp",
+                 "reciprocal", "log2", "log10", "log1p", "all", "any", "flatten", "squeeze", "transpose", "round"):
         assert getattr(x, name)().tolist() == getattr(mx, name)(x).tolist(), name
     assert x.reshape(4).tolist() == x.reshape((4,)).tolist() == x.reshape(-1).tolist()
     assert x.astype(mx.int32).dtype is mx.int32

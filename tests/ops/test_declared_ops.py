@@ -42,16 +42,16 @@ def expected_dtype(op, sample, dtype, wanted, position):
         return sample.args[1]
     if wanted.dtype.kind == "b":
         return mx.bool_
+    if op.name == "to_fp8":
+        return mx.uint8
+    if op.name == "from_fp8":
+        return sample.args[1]
     if op.name == "unique":
         return (dtype, mx.uint32, mx.uint32, mx.int32)[position]
     if op.name in ("argmax", "argmin", "argsort", "argpartition", "searchsorted") or (op.name, position) in INDICES:
         return mx.uint32
     if op.name in ("sum", "prod", "trace"):
         return SMALL_SUMS.get(dtype, dtype)
-    if op.name == "to_fp8":
-        return mx.uint8
-    if op.name == "from_fp8":
-        return sample.args[1]
     if wanted.dtype.kind == "c":
         return mx.complex64
     if wanted.dtype.kind == "f":
@@ -83,7 +83,7 @@ def scales(op, sample, dtype, count):
 def test_declaration_is_complete(op) -> None:
     assert op.samples is not None
     assert oracle.samples_of(op)
-    # Casts are checked among the dtypes, random numbers against golden values.
+    # Casts have no NumPy function of two arguments; random numbers are checked against golden values.
     assert op.reference is not None or op.name == "astype" or op.family == "random"
     assert op.function.__doc__
 
@@ -121,7 +121,8 @@ def test_layout_of_operands_does_not_change_a_bit(op) -> None:
                 assert [oracle.bits_of(x) for x in got] == wanted, f"{name} {dtype} {sample}"
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if op.primitive is not None], ids=lambda op: op.name)
+# (A matrix of equal rows is singular: linear algebra refuses it.)
+@pytest.mark.parametrize("op", [op for op in OPS if op.primitive and op.family != "host"], ids=lambda op: op.name)
 def test_broadcast_operand_has_the_bits_of_its_copy(op) -> None:
     dtype = op.dtypes[0]
 

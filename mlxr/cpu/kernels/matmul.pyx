@@ -254,7 +254,8 @@ cdef void make_plan(Plan *p) noexcept nogil:
             p.shift = (<uintptr_t>p.b.data & 63) // item_size(p.b.dtype)
         target = 4 * p.threads
     p.kp = min(p.kp, max(1, k))
-    p.nb = min(p.nb, round_up(n, unit))
+    # Whole strips: the last strip of a block would write past its columns, and of the last row past the result.
+    p.nb = min(round_up(p.nb, unit), round_up(n, unit))
     if p.threads > 1:
         while p.nb > narrowest and ceil_div(n, p.nb) < target:
             p.nb = round_up(p.nb // 2, unit)

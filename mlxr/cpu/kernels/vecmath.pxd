@@ -316,7 +316,7 @@ cdef inline float tanh_f32(float x) noexcept nogil:
     cdef float power = power_of_two_f32(n)
     cdef float large = fused_f32(exp_tail_f32(t, n - <float> EXPONENT_MAGIC, <float> 0.0), power, power)
     large = <float> 1.0 - <float> 2.0 / (large + <float> 1.0)
-    return small if a < <float> 1.0 else copysign_f32(large, x)
+    return copysign_f32(small if a < <float> 1.0 else large, x)   # the sum loses the sign of zero
 
 
 cdef inline float sinh_f32(float x) noexcept nogil:

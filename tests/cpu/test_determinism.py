@@ -1,0 +1,236 @@
+"""The same bits for any number of threads, any layout and alignment, alone or in a batch, and for v3 and v4.
+
+The cases are large enough that every kernel takes its threaded and its blocked path. Golden hashes pin the float32 bits
+of exactly specified arithmetic; docs/numerics.md says which instruction sets share them (v2 has no fused multiply-add).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import oracle
+import pytest
+
+import mlxr as mx
+from mlxr.cpu import select
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "bits.json"
+FUSED = [isa for isa in select.built() if isa in select.supported() and isa in ("v3", "v4", "base")]
+
+
+def numbers(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> mx.array:
+    """Return seeded float32 numbers whose bits do not depend on mlxr."""
+    rng = np.random.default_rng(seed)
+    return mx.array((low + (high - low) * rng.random(shape)).astype(np.float32))
+
+
+def half(x: mx.array) -> mx.array:
+    return x.astype(mx.bfloat16)
+
+
+def attention(q, k, v, **kwargs):
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=0.125, **kwargs)
+
+
+# name -> (function, operands). Rows are the first axis of the first operand.
+CASES = {
+    "add": (mx.add, (numbers(300, 1000), numbers(300, 1000, seed=1))),
+    "add rows": (mx.add, (numbers(300, 1000), numbers(1000, seed=1))),
+    "exp": (mx.exp, (numbers(300, 1000),)),
+    "tanh": (mx.tanh, (numbers(300, 1000),)),
+    "erf": (mx.erf, (numbers(300, 1000),)),
+    "log": (mx.log, (numbers(300, 1000, low=0.01),)),
+    "sin": (mx.sin, (numbers(300, 1000, low=-50, high=50),)),
+    "power": (mx.power, (numbers(300, 1000, low=0.01), numbers(300, 1000, seed=1))),
+    "sigmoid bfloat16": (mx.sigmoid, (half(numbers(300, 1000)),)),
+    "sum": (mx.sum, (numbers(300, 1000),)),
+    "sum rows": (lambda x: mx.sum(x, 1), (numbers(300, 1000),)),
+    "sum columns": (lambda x: mx.sum(x, 0), (numbers(300, 1000),)),
+    "sum middle": (lambda x: mx.sum(x, 1), (numbers(30, 100, 100),)),
+    "sum float16": (lambda x: mx.sum(x, 1), (numbers(300, 1000).astype(mx.float16),)),
+    "mean": (lambda x: mx.mean(x, 1), (numbers(300, 1000),)),
+    "var": (lambda x: mx.var(x, 1), (numbers(300, 1000),)),
+    "prod": (lambda x: mx.prod(x, 1), (numbers(300, 1000, low=0.99, high=1.01),)),
+    "max": (lambda x: mx.max(x, 0), (numbers(300, 1000),)),
+    "logsumexp": (lambda x: mx.logsumexp(x, 1), (numbers(300, 1000),)),
+    "cumsum": (lambda x: mx.cumsum(x, 1), (numbers(300, 1000),)),
+    "softmax": (lambda x: mx.softmax(x, -1), (numbers(300, 1000),)),
+    "layer norm": (lambda x, w, b: mx.fast.layer_norm(x, w, b, 1e-5),
+                   (numbers(300, 1000), numbers(1000, seed=1), numbers(1000, seed=2))),
+    "rms norm": (lambda x, w: mx.fast.rms_norm(x, w, 1e-5), (numbers(300, 1000), numbers(1000, seed=1))),
+    "rope": (lambda x: mx.fast.rope(x, 64, traditional=False, base=1e4, scale=1.0, offset=3),
+             (numbers(8, 4, 100, 64),)),
+    "matmul": (mx.matmul, (numbers(150, 300), numbers(300, 170, seed=1))),
+    "matmul square": (mx.matmul, (numbers(400, 400), numbers(400, 400, seed=1))),
+    "matmul bfloat16": (mx.matmul, (half(numbers(150, 300)), half(numbers(300, 170, seed=1)))),
+    "matmul float64": (mx.matmul, (numbers(90, 200).astype(mx.float64), numbers(200, 80, seed=1).astype(mx.float64))),
+    "matmul complex": (mx.matmul, (numbers(60, 90) + 1j * numbers(60, 90, seed=3), numbers(90, 50, seed=1) + 0j)),
+    "matmul batch": (mx.matmul, (numbers(6, 40, 90), numbers(6, 90, 50, seed=1))),
+    "matrix vector": (mx.matmul, (numbers(700, 900), numbers(900, seed=1))),
+    "attention": (attention, (numbers(2, 4, 80, 64), numbers(2, 2, 130, 64, seed=1), numbers(2, 2, 130, 64, seed=2))),
+    "attention causal": (lambda q, k, v: attention(q, k, v, mask="causal"),
+                         (numbers(2, 4, 80, 64), numbers(2, 2, 130, 64, seed=1), numbers(2, 2, 130, 64, seed=2))),
+    "attention decode": (attention,
+                         (numbers(2, 8, 1, 64), numbers(2, 2, 300, 64, seed=1), numbers(2, 2, 300, 64, seed=2))),
+    "cross entropy": (lambda x: mx.fast.cross_entropy(x, mx.arange(300)), (numbers(300, 1000),)),
+    "softmax gradient": (mx.grad(lambda x: (mx.softmax(x, -1) * mx.sin(x)).sum()), (numbers(300, 1000),)),
+    "layer norm gradient": (mx.grad(lambda x, w: mx.fast.layer_norm(x, w, None, 1e-5).square().sum(), (0, 1)),
+                            (numbers(300, 1000), numbers(1000, seed=1))),
+    "attention gradient": (mx.grad(lambda q, k, v: attention(q, k, v, mask="causal").square().sum(), (0, 1, 2)),
+                           (numbers(1, 4, 70, 32), numbers(1, 2, 70, 32, seed=1), numbers(1, 2, 70, 32, seed=2))),
+    "matmul gradient": (mx.grad(lambda a, b: (a @ b).square().sum(), (0, 1)),
+                        (numbers(3, 50, 70), numbers(70, 40, seed=1))),
+    "gather": (lambda x: mx.take(x, mx.arange(1000) * 7 % 300, axis=0), (numbers(300, 200),)),
+    "scatter add": (lambda x: x.at[mx.arange(1000) * 7 % 300].add(numbers(1000, 200, seed=1)), (numbers(300, 200),)),
+    "sort": (lambda x: mx.sort(x, -1), (numbers(300, 1000),)),
+    "argsort": (lambda x: mx.argsort(x, 0), (numbers(300, 200),)),
+    "cast": (lambda x: x.astype(mx.bfloat16).astype(mx.float16), (numbers(300, 1000),)),
+    "random": (lambda: mx.random.normal((300, 1000), key=mx.random.key(5)), ()),
+}
+NAMES = list(CASES)
+
+
+def bits(name: str, convert=lambda x: x) -> list:
+    function, operands = CASES[name]
+    return [oracle.bits_of(y) for y in oracle.results(function(*[convert(x) for x in operands]))]
+
+
+@pytest.fixture
+def threads():
+    """A function that sets the number of threads until the test ends."""
+    before = mx.get_num_threads()
+    yield mx.set_num_threads
+    mx.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_number_of_threads_does_not_change_a_bit(name, threads) -> None:
+    threads(1)
+    wanted = bits(name)
+    for count in (2, 3, 7):
+        threads(count)
+        assert bits(name) == wanted, count
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if CASES[n][1]])
+def test_layout_and_alignment_do_not_change_a_bit(name) -> None:
+    wanted = bits(name)
+    for layout in ("transposed", "strided", "reversed", "permuted", "unaligned"):
+        assert bits(name, lambda x, layout=layout: dict(oracle.layouts(x)).get(layout, x)) == wanted, layout
+
+
+def one_row(name: str, count: int):
+    """The result of a case's rows 0..count-1 of 64, as NumPy arrays."""
+    rng = np.random.default_rng(3)
+
+    def rows(*shape, dtype=mx.float32):
+        return mx.array(rng.standard_normal((64, *shape)).astype(np.float32)).astype(dtype)[:count]
+
+    weights = mx.array(np.random.default_rng(4).standard_normal((700, 90)).astype(np.float32))
+    vector = mx.array(np.random.default_rng(5).standard_normal(700).astype(np.float32))
+    if name == "matmul":
+        return rows(700) @ weights
+    if name == "matmul transposed":
+        return rows(700) @ mx.contiguous(weights.T).T
+    if name == "matmul bfloat16":
+        return rows(700, dtype=mx.bfloat16) @ weights.astype(mx.bfloat16)
+    if name == "matmul float64":
+        return rows(700, dtype=mx.float64) @ weights.astype(mx.float64)
+    if name == "matmul batch":
+        return rows(5, 700) @ weights
+    if name == "addmm":
+        return mx.addmm(weights[0], rows(700), weights)
+    if name == "softmax":
+        return mx.softmax(rows(700), -1)
+    if name == "layer norm":
+        return mx.fast.layer_norm(rows(700), vector, vector, 1e-5)
+    if name == "rms norm":
+        return mx.fast.rms_norm(rows(700), vector, 1e-5)
+    if name == "sum":
+        return rows(700).sum(-1)
+    if name == "var":
+        return rows(700).var(-1)
+    if name == "logsumexp":
+        return mx.logsumexp(rows(700), -1)
+    if name == "cumsum":
+        return mx.cumsum(rows(700), -1)
+    if name == "cross entropy":
+        return mx.fast.cross_entropy(rows(700), mx.arange(count))
+    if name == "exp":
+        return mx.exp(rows(700))
+    queries, keys = rows(4, 3, 32), rows(2, 90, 32)
+    return mx.fast.scaled_dot_product_attention(queries, keys, keys, scale=0.2, mask="causal")
+
+
+@pytest.mark.parametrize("name", [
+    "matmul", "matmul transposed", "matmul bfloat16", "matmul float64", "matmul batch", "addmm", "softmax",
+    "layer norm", "rms norm", "sum", "var", "logsumexp", "cumsum", "cross entropy", "exp", "attention",
+])
+def test_a_row_alone_has_the_bits_it_has_in_a_batch(name) -> None:
+    batch = one_row(name, 64)
+    for count in (1, 2, 5, 17):
+        some = one_row(name, count)
+        assert oracle.bits_of(mx.contiguous(some)) == oracle.bits_of(mx.contiguous(batch[:count])), count
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(40, 40), (33, 70)])
+def test_a_decoded_token_has_the_bits_it_has_in_the_prefill(queries, keys) -> None:
+    q, k, v = numbers(1, 4, queries, 32), numbers(1, 2, keys, 32, seed=1), numbers(1, 2, keys, 32, seed=2)
+    whole = attention(q, k, v, mask="causal")
+    last = attention(q[:, :, -1:], k, v)
+    assert oracle.bits_of(mx.contiguous(whole[:, :, -1:])) == oracle.bits_of(last)
+
+
+def hashes() -> dict[str, str]:
+    """Return a digest of the bits of every case."""
+    return {name: hashlib.sha256(repr(bits(name)).encode()).hexdigest()[:16] for name in NAMES}
+
+
+def test_runs_repeat() -> None:
+    assert hashes() == hashes()
+
+
+@pytest.mark.skipif(len(FUSED) < 2, reason="fewer than two instruction sets with fused multiply-add are built")
+def test_instruction_sets_agree() -> None:
+    found = {}
+    for isa in FUSED:
+        environment = {**os.environ, "MLXR_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)}
+        found[isa] = json.loads(subprocess.run(
+            [sys.executable, __file__], env=environment, capture_output=True, text=True, check=True).stdout)
+    first, *others = FUSED
+    for isa in others:
+        assert {n: h for n, h in found[isa].items() if h != found[first][n]} == {}, f"{first} against {isa}"
+
+
+@pytest.mark.skipif(not FUSED, reason="only the instruction set without fused multiply-add is built")
+def test_golden_bits() -> None:
+    if select.choose() == "v2":
+        pytest.skip("v2 has no fused multiply-add")
+    golden = json.loads(GOLDEN.read_text())
+    found = hashes()
+    assert {n: h for n, h in found.items() if golden.get(n) != h} == {}
+    assert set(golden) == set(found)
+
+
+def test_setting_threads() -> None:
+    before = mx.get_num_threads()
+    assert mx.set_num_threads(3) == before
+    assert mx.get_num_threads() == 3
+    assert mx.set_num_threads(before) == 3
+    for wrong, error in ((0, ValueError), (-1, ValueError), (2**40, ValueError), ("2", TypeError)):
+        with pytest.raises(error) as caught:
+            mx.set_num_threads(wrong)
+        assert isinstance(caught.value, mx.errors.MlxrError)
+    assert mx.get_num_threads() == before
+
+
+# PYTHONPATH=.:tests/helpers python tests/cpu/test_determinism.py [file]: print the digests, or write them.
+if __name__ == "__main__":
+    text = json.dumps(hashes(), indent=0)
+    pathlib.Path(sys.argv[1]).write_text(text + "\n") if len(sys.argv) > 1 else print(text)
