@@ -20,8 +20,15 @@ C_FILES := $(shell find mlxr/cpu/kernels shim -name '*.h' -o -name '*.hpp' -o -n
 ISA := $(or $(MLXR_BUILD_ISA),all)
 comma := ,
 BUILT := build/built-$(subst $(comma),-,$(ISA))
-BUILT_FOR_SMOKE := $(if $(or $(MLXR_BUILD_ISA),$(wildcard build/built-all)),$(BUILT),build/built-native)
-BUILT_SANITIZED := build/sanitize/built
+ONLY_SMOKE := $(and $(filter smoke,$(MAKECMDGOALS)),$(if $(filter-out smoke,$(MAKECMDGOALS)),,yes))
+BUILT_FOR_SMOKE := $(if $(or $(MLXR_BUILD_ISA),$(wildcard build/built-all),$(if $(ONLY_SMOKE),,all)),$(BUILT),build/built-native)
+
+# The shim and what it is made from. It needs an MLX library: a checkout named by MLX_SRC, or the wheel.
+SHIM := mlxr/shim/libmlxr_shim.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
+SHIM_SOURCES := $(shell find shim -name '*.h' -o -name '*.hpp' -o -name '*.c' -o -name '*.cpp' -o -name '*.map' -o -name build.py)
+
+# What runs under the sanitizers: all tests but those that start programs of their own.
+SANITIZE_TESTS ?= tests --ignore=tests/shim --ignore=tests/test_examples.py --ignore=tests/test_main.py
 
 ifeq ($(origin CC),default)
 CCACHE := $(shell command -v ccache 2>/dev/null)
@@ -29,15 +36,17 @@ BUILD_CC := $(if $(CCACHE),CC="ccache cc")
 endif
 
 PYTEST := $(BIN)/python -m pytest
-# Arguments for pytest: make test TESTS="tests/io -k fuzz"
 TESTS ?= tests
+BENCH ?= .
+# The compiled modules with a stub, as Python names them.
+STUBBED := $(subst /,.,$(basename $(shell find mlxr -name '*.pyi')))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help smoke ci test lint typecheck build bench sanitize clean distclean
+.PHONY: help smoke ci test lint typecheck build bench sanitize shim test-ffi lint-ffi clean distclean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 # ---------------------------------------------------------------- what people run
 
@@ -56,12 +65,31 @@ lint: $(VENV)/ready-dev ## ruff, cython-lint and clang-format
 
 typecheck: $(VENV)/ready-dev $(BUILT) ## mypy over the package, and the stubs against the built modules
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --concise --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt $(STUBBED)
 
 build: $(VENV)/ready $(BUILT) ## compile in place, for every instruction set (MLXR_BUILD_ISA=native: only this machine's)
 
+bench: $(VENV)/ready-bench $(BUILT) ## asv benchmarks of this working tree (BENCH=regular expression runs a part)
+	cd asv_bench && ../$(BIN)/asv machine --yes
+	cd asv_bench && ../$(BIN)/asv run --python=same --quick --show-stderr --bench '$(BENCH)'
+
+sanitize: build/sanitize/built ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
+	LD_PRELOAD="$$($(or $(CC),cc) -print-file-name=libasan.so) $$($(or $(CC),cc) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
+	PYTHONPATH=build/sanitize/lib $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS)
+
+shim: $(SHIM) ## the optional C ABI over upstream MLX (MLX_SRC=checkout, or the wheel)
+
+test-ffi: $(VENV)/ready-dev $(BUILT) $(SHIM) ## the tests that need the shim
+	$(PYTEST) tests/shim
+
+lint-ffi: $(VENV)/ready-dev $(VENV)/ready-upstream ## the shim's sources with all warnings as errors, and its binding against the header
+	$(BIN)/python shim/generate_binding.py --check
+	$(BIN)/python shim/build.py --extra=-Werror --output build/lint-ffi/$(notdir $(SHIM))
+
 clean: ## remove what the build and the checks have made, but not the virtual environment
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .asv
-	find mlxr -name '*.so' -delete
+	find mlxr -name '*.so' -delete -o -name '*.dylib' -delete
 	for source in $$(find mlxr -name '*.pyx'); do rm -f "$${source%.pyx}.c"; done
 
 distclean: clean ## remove the virtual environment too
@@ -88,8 +116,28 @@ $(VENV)/ready-dev: $(VENV)/ready-examples
 	MLXR_BUILD_ISA=none $(PIP) --no-build-isolation --editable ".[dev,conformance]"
 	@touch $@
 
+$(VENV)/ready-bench: $(VENV)/ready-examples
+	MLXR_BUILD_ISA=none $(PIP) --no-build-isolation --editable ".[bench]"
+	@touch $@
+
+$(VENV)/ready-upstream: $(VENV)/ready-dev
+	$(if $(MLX_SRC),,MLXR_BUILD_ISA=none $(PIP) --no-build-isolation --editable ".[upstream]")
+	@touch $@
+
 # ---------------------------------------------------------------- builds
 
+# The stamp is as old as the start: what is edited while the compiler runs is compiled next time.
 build/built-%: $(SOURCES) | $(VENV)/ready
+	@mkdir -p build && touch $@.start
 	$(BUILD_CC) MLXR_BUILD_ISA=$(subst -,$(comma),$*) $(BIN)/python setup.py --quiet build_ext --inplace
-	@touch $@
+	@mv $@.start $@
+
+# A whole copy of the package, which leaves the one in place alone.
+build/sanitize/built: $(SOURCES) $(shell find mlxr -name '*.py') | $(VENV)/ready-dev $(if $(filter-out sanitize,$(MAKECMDGOALS)),$(BUILT))
+	@mkdir -p build/sanitize && touch $@.start
+	$(BUILD_CC) MLXR_BUILD_ISA=native MLXR_BUILD_SANITIZE=address,undefined $(BIN)/python setup.py --quiet \
+		build --build-base build/sanitize --build-lib build/sanitize/lib
+	@mv $@.start $@
+
+$(SHIM): $(SHIM_SOURCES) | $(VENV)/ready-upstream
+	$(BIN)/python shim/build.py

@@ -86,7 +86,9 @@ def extension(name, source, isa_flags=None):
         [str(source)],
         include_dirs=[str(KERNELS)],
         depends=[str(header) for header in sorted(KERNELS.glob("*.h"))],
-        extra_compile_args=[*COMMON_FLAGS, *WARNINGS, *(isa_flags or ()), *(OPENMP_COMPILE if kernels else ()), *sanitizer_flags()],
+        extra_compile_args=[
+            *COMMON_FLAGS, *WARNINGS, *(isa_flags or ()), *(OPENMP_COMPILE if kernels else ()), *sanitizer_flags(),
+        ],
         extra_link_args=[*(OPENMP_LINK if kernels else ()), *sanitizer_flags()],
         define_macros=[("CYTHON_USE_SYS_MONITORING", "0")],
     )

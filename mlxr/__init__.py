@@ -78,7 +78,21 @@ from mlxr.core.storage import (
 )
 from mlxr.core.tensor import Tensor
 from mlxr.io import load, save, save_safetensors, savez, savez_compressed
-from mlxr.ops import *
+from mlxr.ops.compare import *
+from mlxr.ops.conv import *
+from mlxr.ops.creation import *
+from mlxr.ops.einsum import *
+from mlxr.ops.elementwise import *
+from mlxr.ops.fused import *
+from mlxr.ops.indexing import *
+from mlxr.ops.layout import *
+from mlxr.ops.matmul import *
+from mlxr.ops.matrix import *
+from mlxr.ops.quantized import *
+from mlxr.ops.reduce import *
+from mlxr.ops.sort import *
+from mlxr.ops.types import *
+from mlxr.ops.windows import *
 from mlxr.transforms import (
     async_eval,
     checkpoint,

@@ -62,7 +62,7 @@ cdef class Backend:
         raise UnsupportedOpError(f"backend {self.name} cannot copy out", op="copy_out", backend=self.name)
 
     def share(self, Tensor x not None, Tensor out not None):
-        """Give `out` (same layout as `x`, which lives on a host backend) x's memory; False where that cannot be done."""
+        """Give `out` (same layout as `x`, which lives on a host backend) x's memory; False where that is impossible."""
         return False
 
     def lend(self, Tensor x not None, Tensor out not None):

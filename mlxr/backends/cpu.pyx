@@ -10,10 +10,10 @@ from libc.string cimport memcpy
 
 import os
 
-from mlxr.errors import BackendUnavailableError, InvalidValueError, OutOfMemoryError, UnsupportedOpError
+from mlxr.errors import InvalidValueError, OutOfMemoryError, UnsupportedOpError
 
 from mlxr.backends.base cimport Backend
-from mlxr.core.abi cimport DTYPE_COUNT, GIL_WORK, MAX_NDIM, ArrayRef
+from mlxr.core.abi cimport GIL_WORK, MAX_NDIM, ArrayRef
 from mlxr.core.device cimport Device
 from mlxr.core.dtype cimport ITEMSIZES
 from mlxr.core.primitive cimport MAX_PRIMITIVES, Primitive

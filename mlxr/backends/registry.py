@@ -67,7 +67,7 @@ def bind(device: Device) -> Backend:
     entry = BACKENDS[device.name]
     if importlib.util.find_spec(entry.module) is None:
         raise BackendUnavailableError(
-            f"device {device.name!r} is not available: this build of mlxr has no {entry.module} ({entry.summary})",
+            f"device {device.name!r} ({entry.summary}) is not available: {entry.module} is not part of this build",
             device=device.name, reason=f"{entry.module} is not part of this build",
         )
     try:

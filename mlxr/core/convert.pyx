@@ -6,23 +6,28 @@ other libraries' arrays (see interop.pyx).
 """
 from libc.math cimport isnan
 from libc.stdint cimport (
-    int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+    int8_t, int16_t, int32_t, int64_t, uint16_t, uint32_t, uint64_t
 )
 from libc.string cimport memcpy
 
 from mlxr.core.abi cimport DTypeCode
 from mlxr.core.device cimport Device, as_device, current_device
-from mlxr.core.dtype cimport Dtype, ITEMSIZES, as_dtype, dtype_of
+from mlxr.core.dtype cimport ITEMSIZES, as_dtype, dtype_of
 from mlxr.core.storage cimport host_storage
 from mlxr.core.tensor cimport Tensor, attach, bindings, new_tensor, new_tensor_from_tuple
 from mlxr.backends.base cimport Backend
 
 from mlxr.errors import ArgumentTypeError, ConversionError, ShapeError
 
+cdef extern from "<stdint.h>":
+    int64_t INT64_MIN
+
 cdef int64_t INT_MIN_OF[14]
 cdef uint64_t INT_MAX_OF[14]
-INT_MIN_OF[:] = [0, 0, 0, 0, 0, -128, -32768, -2147483648, -9223372036854775807 - 1, 0, 0, 0, 0, 0]
-INT_MAX_OF[:] = [1, 255, 65535, 4294967295, 18446744073709551615, 127, 32767, 2147483647, 9223372036854775807, 0, 0, 0, 0, 0]
+INT_MIN_OF[:] = [0, 0, 0, 0, 0, -128, -32768, -2147483648, INT64_MIN, 0, 0, 0, 0, 0]
+INT_MAX_OF[:] = [
+    1, 255, 65535, 4294967295, 18446744073709551615, 127, 32767, 2147483647, 9223372036854775807, 0, 0, 0, 0, 0
+]
 
 
 cdef inline uint16_t _half_bits(float value) noexcept nogil:
@@ -253,9 +258,9 @@ def scalar(Tensor x not None):
 
 
 cdef list _nested(const char *p, Tensor x, int axis):
-    cdef Py_ssize_t step = x.ref.strides[axis] * ITEMSIZES[x.ref.dtype], k
+    cdef Py_ssize_t step = x.ref.strides[axis] * ITEMSIZES[x.ref.dtype]
     cdef list result = []
-    for k in range(x.ref.shape[axis]):
+    for _ in range(x.ref.shape[axis]):
         if axis == x.ref.ndim - 1:
             result.append(load_scalar(p, x.ref.dtype))
         else:
@@ -276,7 +281,7 @@ def to_list(Tensor x not None):
 # ------------------------------------------------------------------ sequences
 
 cdef class _Survey:
-    """What a walk over a nested sequence finds: the shape, the dtype that fits all scalars, and whether arrays occur."""
+    """What a walk over a nested sequence finds: shape, the dtype that fits all scalars, and whether arrays occur."""
 
     cdef list shape
     cdef int dtype          # the largest scalar dtype seen so far, -1 for none

@@ -1,4 +1,5 @@
-# cython: language_level=3, binding=True, embedsignature=True, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, binding=True, embedsignature=True
+# cython: boundscheck=False, wraparound=False, initializedcheck=False
 """Dispatch: from an op's call to the backend of its operands.
 
 Checks that operands live on one device, infers shape and dtype of the results, asks the device's backend to execute the
@@ -7,7 +8,7 @@ few tens of nanoseconds; everything else goes through :func:`apply`.
 
 Must not know about particular ops or kernels.
 """
-from mlxr.core.abi cimport ArrayRef, DTypeCode, GIL_WORK, MAX_NDIM
+from mlxr.core.abi cimport GIL_WORK, MAX_NDIM
 from mlxr.core.convert cimport scalar_like, scalar_tensor
 from mlxr.core.device cimport Device, check_stream
 from mlxr.core.dtype cimport dtype_of
@@ -186,7 +187,7 @@ cpdef apply(Primitive p, tuple inputs, tuple params=(), object stream=None):
 
 
 cpdef create(Primitive p, Device device, tuple shape, dtype, tuple params=(), tuple inputs=()):
-    """Execute a primitive whose result's shape and dtype do not follow from its operands (full, arange, random bits)."""
+    """Execute a primitive whose result's shape and dtype do not follow from its operands, such as arange."""
     cdef Tensor out = new_tensor_from_tuple(dtype, device, shape)
     _backend(device).run(p, inputs, (out,), params)
     return out

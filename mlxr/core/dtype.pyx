@@ -141,6 +141,7 @@ def _promote(Dtype a, Dtype b):
         return signed
     return {1: int16, 2: int32, 4: int64, 8: float32}[unsigned.itemsize]
 
+
 cdef Dtype _x, _y
 for _x in ALL_DTYPES:
     for _y in ALL_DTYPES:

@@ -6,11 +6,10 @@
 from cpython.object cimport PyObject
 from cpython.slice cimport PySlice_Check
 
-from mlxr.core.abi cimport MAX_NDIM
 from mlxr.core.layout cimport sliced_view
 from mlxr.core.primitive cimport Primitive
-from mlxr.core.tape cimport is_traced, record
-from mlxr.core.tensor cimport Tensor, bindings, finish_view, new_view, overwrite, shape_tuple
+from mlxr.core.tape cimport is_traced
+from mlxr.core.tensor cimport Tensor, finish_view, new_view, overwrite
 from mlxr.backends.base cimport Backend
 
 from mlxr.errors import ArgumentTypeError, BoundsError, InvalidValueError
@@ -43,7 +42,7 @@ cdef inline bint _is_int(object item):
 def basic_getitem(Primitive slicing not None, Primitive reshaping not None, Tensor x not None, index):
     """Return ``x[index]`` as a view if `index` is made of ints, slices, None and one ``...``; else None."""
     cdef tuple items = <tuple>index if isinstance(index, tuple) else (index,)
-    cdef Py_ssize_t covered = 0, start, stop, step, count, k, n
+    cdef Py_ssize_t covered = 0, start, step, count, k, n
     cdef int axis = 0, out = 0, new_axes = 0, fill
     cdef bint ellipsis = False
     cdef Tensor view
@@ -83,7 +82,8 @@ def basic_getitem(Primitive slicing not None, Primitive reshaping not None, Tens
                 raise BoundsError(f"index {item} is out of bounds for axis {axis} with size {n}", index=item, axis=axis,
                                   size=n) from None
             if k < -n or k >= n:
-                raise BoundsError(f"index {k} is out of bounds for axis {axis} with size {n}", index=k, axis=axis, size=n)
+                raise BoundsError(f"index {k} is out of bounds for axis {axis} with size {n}", index=k, axis=axis,
+                                  size=n)
             view.offset += (k + n if k < 0 else k) * x.ref.strides[axis] * x.dtype_.itemsize
             axis += 1
         else:

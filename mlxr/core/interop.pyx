@@ -6,7 +6,7 @@ storages are marked read-only for mlxr, so that a tensor's first write copies an
 Must not know about ops.
 """
 from cpython.pycapsule cimport (
-    PyCapsule_GetName, PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New, PyCapsule_SetName
+    PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New, PyCapsule_SetName
 )
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -14,11 +14,10 @@ from libc.stdlib cimport free, malloc
 
 import numpy as np
 
-from mlxr.core.abi cimport DTypeCode, MAX_NDIM
-from mlxr.core.convert cimport scalar_of_dtype
+from mlxr.core.abi cimport DTypeCode
 from mlxr.core.device cimport Device, as_device, current_device
-from mlxr.core.dtype cimport Dtype, as_dtype, dtype_of
-from mlxr.core.storage cimport Storage, count_copy, foreign_storage
+from mlxr.core.dtype cimport Dtype, as_dtype
+from mlxr.core.storage cimport count_copy, foreign_storage
 from mlxr.core.tensor cimport Tensor, bindings, finish_view, new_alias, new_tensor_from_tuple, shape_tuple
 from mlxr.backends.base cimport Backend
 
@@ -228,7 +227,7 @@ cdef Tensor _from_dlpack(object source, Device device):
         kind = source.__dlpack_device__()[0]
         if int(kind) != DL_CPU:
             raise InvalidValueError(
-                f"the DLPack device type is {int(kind)}: only host memory can be shared; move the array to the CPU first",
+                f"the DLPack device type is {int(kind)}: only host memory can be shared; move the array there first",
                 device_type=int(kind),
             )
     try:

@@ -121,7 +121,6 @@ def resolve_shape(Tensor x not None, shape):
     ShapeError
         If the sizes differ or two extents are open.
     """
-    cdef Py_ssize_t known = 1, extent
     cdef int unknown = -1, axis = 0
     if isinstance(shape, int):
         shape = (shape,)

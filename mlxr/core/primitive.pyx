@@ -4,8 +4,7 @@
 A primitive is a name, a family, the rule that gives shape and dtype of its results, and the rules of the transforms.
 It is declared next to its op in ``mlxr.ops`` and knows no backend. Must not know about tensors or kernels.
 """
-from mlxr.core.abi cimport DTYPE_COUNT
-from mlxr.core.dtype cimport Dtype, PROMOTION
+from mlxr.core.dtype cimport Dtype
 
 from mlxr.core.dtype import ALL_DTYPES
 
@@ -32,7 +31,8 @@ cdef class Primitive:
         a typed error for inputs that do not fit. Elementwise primitives have none: their rule is broadcasting.
     vjp : callable, optional
         ``vjp(needs, cotangent, output, *inputs, *params)`` returns the gradients of the inputs (one tensor, or a tuple
-        with None where ``needs`` is False), written in terms of ops. For several results `cotangent` and `output` are tuples.
+        with None where ``needs`` is False), written in terms of ops. For several results `cotangent` and `output` are
+        tuples.
     jvp : callable, optional
         ``jvp(tangents, output, *inputs, *params)``. Where absent, it is derived from `vjp`.
     vmap : callable, optional

@@ -9,7 +9,7 @@ cdef class Storage:
     cdef char *data             # NULL for storages whose memory the host cannot see
     cdef size_t nbytes
     cdef Device device
-    cdef object owner           # keeps foreign memory (NumPy, mmap, DLPack, a backend's handle) alive; None for own blocks
+    cdef object owner           # keeps foreign memory (NumPy, mmap, DLPack, a handle) alive; None for own blocks
     cdef bint block             # data is a block of the host allocator
     cdef bint readonly          # never written: copied before the first write
     cdef object __weakref__

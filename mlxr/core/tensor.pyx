@@ -10,7 +10,7 @@ from cpython.buffer cimport (
     PyBUF_ANY_CONTIGUOUS, PyBUF_C_CONTIGUOUS, PyBUF_F_CONTIGUOUS, PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
 )
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.object cimport Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, Py_NE
+from cpython.object cimport Py_EQ, Py_GT, Py_LE, Py_LT, Py_NE
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.string cimport memcpy
@@ -800,8 +800,9 @@ cdef int normalize_axis(object axis, int ndim, object op) except -1:
     except TypeError:
         raise ArgumentTypeError(f"[{op}] an axis is an int, got {axis!r}", op=str(op), axis=axis) from None
     except OverflowError:
-        raise AxisError(f"[{op}] axis {axis} is out of bounds for {ndim} dimensions", op=str(op), axis=axis, ndim=ndim) \
-            from None
+        raise AxisError(
+            f"[{op}] axis {axis} is out of bounds for {ndim} dimensions", op=str(op), axis=axis, ndim=ndim
+        ) from None
     if k < -ndim or k >= ndim:
         raise AxisError(
             f"[{op}] axis {axis} is out of bounds for an array with {ndim} dimensions", op=str(op), axis=axis, ndim=ndim

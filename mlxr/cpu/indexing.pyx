@@ -1,6 +1,5 @@
 # cython: language_level=3, binding=True, boundscheck=False, wraparound=False
 """Executes the primitives of the indexing family on the CPU kernels."""
-from libc.string cimport memset
 
 from mlxr.backends.cpu cimport CpuBackend
 from mlxr.core.abi cimport MAX_NDIM, ArrayRef
@@ -119,7 +118,7 @@ cdef int _nonzero(CpuBackend self, Primitive p, tuple inputs, tuple outputs, tup
 cdef int _concatenate(CpuBackend self, Primitive p, tuple inputs, tuple outputs, tuple params) except -1:
     cdef Tensor out = <Tensor>outputs[0]
     cdef const ArrayRef *arrays[64]
-    cdef int count = <int>len(inputs), threads = self.threads, axis = params[0], k, done = 0, n
+    cdef int count = <int>len(inputs), threads = self.threads, axis = params[0], k, n
     cdef ArrayRef part = out.ref
     cdef Py_ssize_t shape[MAX_NDIM]
     cdef Tensor x

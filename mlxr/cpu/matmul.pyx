@@ -82,7 +82,9 @@ cdef int _matmul(CpuBackend self, Primitive p, tuple inputs, tuple outputs, tupl
 
 
 cdef int _addmm(CpuBackend self, Primitive p, tuple inputs, tuple outputs, tuple params) except -1:
-    return _product(self, p, <Tensor>inputs[1], <Tensor>inputs[2], <Tensor>inputs[0], <Tensor>outputs[0], params[0], params[1])
+    return _product(
+        self, p, <Tensor>inputs[1], <Tensor>inputs[2], <Tensor>inputs[0], <Tensor>outputs[0], params[0], params[1]
+    )
 
 
 def register(CpuBackend backend not None):

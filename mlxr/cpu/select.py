@@ -71,7 +71,7 @@ SPIN_COUNT = "5000"
 
 @contextmanager
 def _brief_spinning() -> Iterator[None]:
-    """Let the OpenMP runtime, which reads its settings when it is loaded, spin briefly, unless the user chose otherwise."""
+    """Let the OpenMP runtime spin briefly, unless the user chose otherwise; it reads this when it is loaded."""
     chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
     if not chosen:
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT

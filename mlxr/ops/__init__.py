@@ -4,8 +4,6 @@ Importing this package declares every op and installs the functions behind the o
 ``mlxr.core.tensor.Tensor``. Gradients refer to ops of other families through this package.
 """
 
-from types import ModuleType as _ModuleType
-
 from mlxr.core import convert as _convert
 from mlxr.core import interop as _interop
 from mlxr.core import printing as _printing
@@ -29,9 +27,6 @@ from mlxr.ops.reduce import *
 from mlxr.ops.sort import *
 from mlxr.ops.types import *
 from mlxr.ops.windows import *
-
-# What mlxr takes over: the functions, not the modules of the families, whose names MLX gives to namespaces and ops.
-__all__ = [name for name, value in globals().items() if name[0] != "_" and not isinstance(value, _ModuleType)]
 
 
 def _install() -> None:

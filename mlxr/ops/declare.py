@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mlxr._typing import BinaryFunction, UnaryFunction
 from mlxr.core import dispatch, dtype
 from mlxr.core.dtype import Dtype
 from mlxr.core.primitive import Primitive
@@ -253,7 +254,7 @@ def unary(
     notes: str = "",
     ulps: float = 4.0,
     namespace: str = "",
-) -> Callable[..., Any]:
+) -> UnaryFunction:
     """Declare an elementwise op of one operand and return its function.
 
     Parameters
@@ -271,7 +272,7 @@ def unary(
     vjp : callable, optional
         ``vjp(g, out, x)`` returns the gradient of x in terms of ops. None: not differentiable.
     """
-    rules = {"vjp": lambda needs, g, out, x: vjp(g, out, x)} if vjp else {}
+    rules: dict[str, Any] = {"vjp": lambda needs, g, out, x: vjp(g, out, x)} if vjp else {}
     p = Primitive(name, "elementwise", **rules)
     compute, result, refusal = RULES[rule]
     p.set_dtype_rule(compute, result, refusal)
@@ -297,7 +298,7 @@ def binary(
     dtypes: tuple[Dtype, ...] = FLOATING,
     notes: str = "",
     ulps: float = 4.0,
-) -> Callable[..., Any]:
+) -> BinaryFunction:
     """Declare an elementwise op of two operands and return its function.
 
     Parameters as :func:`unary`; `domain` may hold a second interval for the second operand, and `vjp` is a pair of
@@ -306,7 +307,7 @@ def binary(
     rules: dict[str, Any] = {}
     if vjp:
 
-        def both(needs: Sequence[bool], g: Any, out: Any, a: Any, b: Any) -> tuple[Any, Any]:
+        def both(needs: Sequence[bool], g: Any, out: Any, a: Any, b: Any) -> tuple[Any, ...]:
             return tuple(f(g, out, a, b) if need and f else None for need, f in zip(needs, vjp, strict=True))
 
         rules["vjp"] = both

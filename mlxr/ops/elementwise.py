@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 import mlxr.ops as ops  # other families, in gradients: complete by the time a gradient runs
+from mlxr._typing import BinaryFunction, UnaryFunction
 from mlxr.core import dtype
 from mlxr.core.dispatch import apply, as_operand, as_operands, broadcast_shapes
 from mlxr.core.dtype import Dtype
@@ -49,19 +50,19 @@ __all__ = [
 
 # ------------------------------------------------------------------ arithmetic
 
-add = binary(
+add: BinaryFunction = binary(
     "add", "Return the elementwise sum.", rule="any", reference=np.add, dtypes=EVERY, ulps=1,
     vjp=(lambda g, out, a, b: g, lambda g, out, a, b: g),
 )
-subtract = binary(
+subtract: BinaryFunction = binary(
     "subtract", "Return the elementwise difference ``a - b``.", rule="any", reference=lambda a, b: a - b,
     dtypes=NUMERIC, ulps=1, vjp=(lambda g, out, a, b: g, lambda g, out, a, b: negative(g)),
 )
-multiply = binary(
+multiply: BinaryFunction = binary(
     "multiply", "Return the elementwise product.", rule="any", reference=np.multiply, dtypes=EVERY, ulps=1,
     vjp=(lambda g, out, a, b: multiply(g, conjugate(b)), lambda g, out, a, b: multiply(g, conjugate(a))),
 )
-divide = binary(
+divide: BinaryFunction = binary(
     "divide", "Return the elementwise quotient; integers are divided as float32.", rule="float",
     reference=np.true_divide, domain=(-3.0, 3.0, 0.5, 4.0), dtypes=NUMERIC, ulps=1,
     vjp=(
@@ -69,7 +70,7 @@ divide = binary(
         lambda g, out, a, b: negative(divide(multiply(g, conjugate(out)), conjugate(b))),
     ),
 )
-floor_divide = binary(
+floor_divide: BinaryFunction = binary(
     "floor_divide", "Return the largest integer at most ``a / b``.", rule="real", reference=np.floor_divide,
     domain=(-9.3, 9.1, 0.7, 4.0), dtypes=FLOATING + INTEGER,
     notes="Integer division by zero gives 0; the most negative integer by -1 wraps around.",
@@ -83,14 +84,14 @@ def _remainder_reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(b == 0, a, np.remainder(a, np.where(b == 0, 1, b).astype(b.dtype))) if whole else np.remainder(a, b)
 
 
-remainder = binary(
+remainder: BinaryFunction = binary(
     "remainder", "Return the remainder of the division, with the sign of `b`.", rule="real",
     reference=_remainder_reference,
     domain=(-9.3, 9.1, 0.7, 4.0), dtypes=FLOATING + INTEGER, ulps=8,
     notes="An integer modulo zero is the integer itself.",
     vjp=(lambda g, out, a, b: g, lambda g, out, a, b: negative(multiply(g, floor_divide(a, b)))),
 )
-power = binary(
+power: BinaryFunction = binary(
     "power", "Return `a` raised to the power `b`.", rule="any", reference=np.power, domain=(0.2, 3.0, -2.0, 3.0),
     vjp=(
         lambda g, out, a, b: multiply(g, multiply(b, power(a, subtract(b, 1)))),
@@ -98,7 +99,7 @@ power = binary(
     ),
     notes="Integers wrap around, and a negative integer exponent gives 0.",
 )
-maximum = binary(
+maximum: BinaryFunction = binary(
     "maximum", "Return the larger of the two operands; NaN if either is NaN.", rule="any", reference=np.maximum,
     dtypes=EVERY, ulps=0,
     vjp=(
@@ -106,7 +107,7 @@ maximum = binary(
         lambda g, out, a, b: multiply(g, astype(less_equal(a, b), g.dtype)),
     ),
 )
-minimum = binary(
+minimum: BinaryFunction = binary(
     "minimum", "Return the smaller of the two operands; NaN if either is NaN.", rule="any", reference=np.minimum,
     dtypes=EVERY, ulps=0,
     vjp=(
@@ -114,14 +115,14 @@ minimum = binary(
         lambda g, out, a, b: multiply(g, astype(greater_equal(a, b), g.dtype)),
     ),
 )
-logaddexp = binary(
+logaddexp: BinaryFunction = binary(
     "logaddexp", "Return ``log(exp(a) + exp(b))`` without overflow.", rule="float", reference=np.logaddexp,
     vjp=(
         lambda g, out, a, b: multiply(g, exp(subtract(a, out))),
         lambda g, out, a, b: multiply(g, exp(subtract(b, out))),
     ),
 )
-arctan2 = binary(
+arctan2: BinaryFunction = binary(
     "arctan2", "Return the angle of the point (b, a), in radians.", rule="real float", reference=np.arctan2,
     vjp=(
         lambda g, out, a, b: divide(multiply(g, b), add(square(a), square(b))),
@@ -131,44 +132,44 @@ arctan2 = binary(
 
 # ------------------------------------------------------------------ signs and parts
 
-negative = unary(
+negative: UnaryFunction = unary(
     "negative", "Return the elementwise negative.", rule="number", reference=np.negative, dtypes=NUMERIC, ulps=0,
     vjp=lambda g, out, x: negative(g), notes="Refuses bool: use logical_not.",
 )
-abs = unary(
+abs: UnaryFunction = unary(
     "abs", "Return the elementwise absolute value.", rule="magnitude", reference=np.abs, dtypes=EVERY, ulps=2,
     vjp=lambda g, out, x: multiply(g, sign(x)),
 )
-sign = unary(
+sign: UnaryFunction = unary(
     "sign", "Return the elementwise sign: -1, 0 or 1; ``z / |z|`` for complex numbers.", rule="any",
     reference=lambda x: np.where(x == 0, 0, x / np.where(x == 0, 1, np.abs(x))), dtypes=FLOATING, ulps=2,
     vjp=lambda g, out, x: ops.zeros_like(g),
 )
-square = unary(
+square: UnaryFunction = unary(
     "square", "Return the elementwise square.", rule="any", reference=np.square, dtypes=NUMERIC, ulps=1,
     vjp=lambda g, out, x: multiply(g, multiply(2, conjugate(x))),
 )
-reciprocal = unary(
+reciprocal: UnaryFunction = unary(
     "reciprocal", "Return the elementwise reciprocal ``1 / a``.", rule="float", reference=np.reciprocal,
     domain=(0.4, 3.0), vjp=lambda g, out, x: negative(multiply(g, square(conjugate(out)))), ulps=1,
 )
-sqrt = unary(
+sqrt: UnaryFunction = unary(
     "sqrt", "Return the elementwise square root.", rule="float", reference=np.sqrt, domain=(0.1, 9.0), ulps=1,
     vjp=lambda g, out, x: divide(g, multiply(2, conjugate(out))),
 )
-rsqrt = unary(
+rsqrt: UnaryFunction = unary(
     "rsqrt", "Return the elementwise reciprocal square root.", rule="float", reference=lambda x: 1 / np.sqrt(x),
     domain=(0.1, 9.0), ulps=2, vjp=lambda g, out, x: multiply(g, multiply(-0.5, conjugate(divide(out, x)))),
 )
-conjugate = unary(
+conjugate: UnaryFunction = unary(
     "conjugate", "Return the elementwise complex conjugate; real operands come back unchanged in value.", rule="any",
     reference=np.conjugate, dtypes=EVERY, ulps=0, vjp=lambda g, out, x: conjugate(g),
 )
-real = unary(
+real: UnaryFunction = unary(
     "real", "Return the real part.", rule="magnitude", reference=np.real, dtypes=FLOATING + COMPLEX, ulps=0,
     vjp=lambda g, out, x: astype(g, x.dtype),
 )
-imag = unary(
+imag: UnaryFunction = unary(
     "imag", "Return the imaginary part; zeros for real operands.", rule="magnitude", reference=np.imag,
     dtypes=FLOATING + COMPLEX, ulps=0,
     vjp=lambda g, out, x: multiply(g, 1j) if x.dtype is dtype.complex64 else ops.zeros_like(g),
@@ -176,78 +177,78 @@ imag = unary(
 
 # ------------------------------------------------------------------ exponentials and logarithms
 
-exp = unary(
+exp: UnaryFunction = unary(
     "exp", "Return the elementwise exponential.", rule="float", reference=np.exp,
     vjp=lambda g, out, x: multiply(g, conjugate(out)), dtypes=FLOATING + COMPLEX,
 )
-expm1 = unary(
+expm1: UnaryFunction = unary(
     "expm1", "Return ``exp(a) - 1``, accurate for small `a`.", rule="float", reference=np.expm1,
     vjp=lambda g, out, x: multiply(g, add(out, 1)),
 )
-log = unary(
+log: UnaryFunction = unary(
     "log", "Return the elementwise natural logarithm.", rule="float", reference=np.log, domain=(0.1, 9.0),
     vjp=lambda g, out, x: divide(g, conjugate(x)), dtypes=FLOATING + COMPLEX,
 )
-log2 = unary(
+log2: UnaryFunction = unary(
     "log2", "Return the elementwise base-2 logarithm.", rule="float", reference=np.log2, domain=(0.1, 9.0),
     vjp=lambda g, out, x: divide(g, multiply(x, math.log(2))),
 )
-log10 = unary(
+log10: UnaryFunction = unary(
     "log10", "Return the elementwise base-10 logarithm.", rule="float", reference=np.log10, domain=(0.1, 9.0),
     vjp=lambda g, out, x: divide(g, multiply(x, math.log(10))),
 )
-log1p = unary(
+log1p: UnaryFunction = unary(
     "log1p", "Return ``log(1 + a)``, accurate for small `a`.", rule="float", reference=np.log1p, domain=(-0.7, 4.0),
     vjp=lambda g, out, x: divide(g, add(x, 1)),
 )
 
 # ------------------------------------------------------------------ trigonometry
 
-sin = unary(
+sin: UnaryFunction = unary(
     "sin", "Return the elementwise sine.", rule="float", reference=np.sin, dtypes=FLOATING + COMPLEX,
     vjp=lambda g, out, x: multiply(g, conjugate(cos(x))),
 )
-cos = unary(
+cos: UnaryFunction = unary(
     "cos", "Return the elementwise cosine.", rule="float", reference=np.cos, dtypes=FLOATING + COMPLEX,
     vjp=lambda g, out, x: negative(multiply(g, conjugate(sin(x)))),
 )
-tan = unary(
+tan: UnaryFunction = unary(
     "tan", "Return the elementwise tangent.", rule="float", reference=np.tan, domain=(-1.3, 1.3),
     dtypes=FLOATING + COMPLEX, vjp=lambda g, out, x: multiply(g, add(1, square(conjugate(out)))),
 )
-arcsin = unary(
+arcsin: UnaryFunction = unary(
     "arcsin", "Return the elementwise inverse sine.", rule="float", reference=np.arcsin, domain=(-0.9, 0.9),
     vjp=lambda g, out, x: multiply(g, rsqrt(subtract(1, square(x)))),
 )
-arccos = unary(
+arccos: UnaryFunction = unary(
     "arccos", "Return the elementwise inverse cosine.", rule="float", reference=np.arccos, domain=(-0.9, 0.9),
     vjp=lambda g, out, x: negative(multiply(g, rsqrt(subtract(1, square(x))))),
 )
-arctan = unary(
+arctan: UnaryFunction = unary(
     "arctan", "Return the elementwise inverse tangent.", rule="float", reference=np.arctan,
     vjp=lambda g, out, x: divide(g, add(1, square(x))),
 )
-sinh = unary(
+sinh: UnaryFunction = unary(
     "sinh", "Return the elementwise hyperbolic sine.", rule="float", reference=np.sinh,
     vjp=lambda g, out, x: multiply(g, cosh(x)),
 )
-cosh = unary(
+cosh: UnaryFunction = unary(
     "cosh", "Return the elementwise hyperbolic cosine.", rule="float", reference=np.cosh,
     vjp=lambda g, out, x: multiply(g, sinh(x)),
 )
-tanh = unary(
+tanh: UnaryFunction = unary(
     "tanh", "Return the elementwise hyperbolic tangent.", rule="float", reference=np.tanh, dtypes=FLOATING + COMPLEX,
     vjp=lambda g, out, x: multiply(g, subtract(1, square(conjugate(out)))),
 )
-arcsinh = unary(
+arcsinh: UnaryFunction = unary(
     "arcsinh", "Return the elementwise inverse hyperbolic sine.", rule="float", reference=np.arcsinh,
     vjp=lambda g, out, x: multiply(g, rsqrt(add(1, square(x)))),
 )
-arccosh = unary(
+arccosh: UnaryFunction = unary(
     "arccosh", "Return the elementwise inverse hyperbolic cosine.", rule="float", reference=np.arccosh,
     domain=(1.2, 6.0), vjp=lambda g, out, x: multiply(g, rsqrt(subtract(square(x), 1))),
 )
-arctanh = unary(
+arctanh: UnaryFunction = unary(
     "arctanh", "Return the elementwise inverse hyperbolic tangent.", rule="float", reference=np.arctanh,
     domain=(-0.9, 0.9), vjp=lambda g, out, x: divide(g, subtract(1, square(x))),
 )
@@ -272,37 +273,37 @@ def _inverse_erf(y: np.ndarray) -> np.ndarray:
 
 
 def _gelu_reference(x: np.ndarray) -> np.ndarray:
-    """x * Phi(x); the tail is so steep that the rounding of erfc's own argument has to be made good."""
+    """X * Phi(x); the tail is so steep that the rounding of erfc's own argument has to be made good."""
     exact = -np.asarray(x, np.longdouble) / np.sqrt(np.longdouble(2))
     t = exact.astype(np.float64)
     return x * (_erfc(t) - _TWO_OVER_SQRT_PI * np.exp(-t * t) * (exact - t).astype(np.float64)) / 2
 
 
-sigmoid = unary(
+sigmoid: UnaryFunction = unary(
     "sigmoid", "Return the logistic function ``1 / (1 + exp(-a))``.", rule="float",
     reference=lambda x: 1 / (1 + np.exp(-x)),
     vjp=lambda g, out, x: multiply(g, multiply(out, subtract(1, out))),
 )
-erf = unary(
+erf: UnaryFunction = unary(
     "erf", "Return the error function.", rule="real float", reference=_erf,
     vjp=lambda g, out, x: multiply(g, multiply(_TWO_OVER_SQRT_PI, exp(negative(square(x))))),
 )
-erfinv = unary(
+erfinv: UnaryFunction = unary(
     "erfinv", "Return the inverse of the error function.", rule="real float", reference=_inverse_erf,
     domain=(-0.95, 0.95), ulps=8,
     vjp=lambda g, out, x: multiply(g, multiply(1 / _TWO_OVER_SQRT_PI, exp(square(out)))),
 )
 
 # The activations that mlxr.nn.layers calls; fused, because composed they would cross memory several times.
-relu = unary(
+relu: UnaryFunction = unary(
     "relu", "Return ``max(a, 0)``.", rule="real", reference=lambda x: np.maximum(x, 0), namespace="nn.", ulps=0,
     vjp=lambda g, out, x: multiply(g, astype(greater(x, 0), g.dtype)),
 )
-silu = unary(
+silu: UnaryFunction = unary(
     "silu", "Return ``a * sigmoid(a)``.", rule="real float", reference=lambda x: x / (1 + np.exp(-x)), namespace="nn.",
     vjp=lambda g, out, x: multiply(g, add(sigmoid(x), multiply(out, subtract(1, sigmoid(x))))),
 )
-gelu = unary(
+gelu: UnaryFunction = unary(
     "gelu", "Return ``a * Phi(a)``, Phi being the normal distribution function.", rule="real float", namespace="nn.",
     reference=_gelu_reference, ulps=6,
     vjp=lambda g, out, x: multiply(
@@ -323,7 +324,7 @@ def _gelu_tanh_vjp(g, out, x):
     return multiply(g, add(half, multiply(multiply(0.5, x), multiply(subtract(1, square(t)), slope))))
 
 
-gelu_tanh = unary(
+gelu_tanh: UnaryFunction = unary(
     "gelu_tanh", "Return GELU with the tanh approximation of the normal distribution function.", rule="real float",
     reference=lambda x: x / (1 + np.exp(-2 * _SQRT_2_OVER_PI * (x + 0.044715 * x**3))), namespace="nn.",
     vjp=_gelu_tanh_vjp, ulps=8,
@@ -335,30 +336,30 @@ def _gelu_sigmoid_vjp(g, out, x):
     return multiply(g, add(s, multiply(multiply(1.702, out), subtract(1, s))))
 
 
-gelu_sigmoid = unary(
+gelu_sigmoid: UnaryFunction = unary(
     "gelu_sigmoid", "Return ``a * sigmoid(1.702 a)``.", rule="real float",
     reference=lambda x: x / (1 + np.exp(-1.702 * x)), namespace="nn.", vjp=_gelu_sigmoid_vjp, ulps=6,
 )
-softplus = unary(
+softplus: UnaryFunction = unary(
     "softplus", "Return ``log(1 + exp(a))`` without overflow.", rule="real float",
     reference=lambda x: np.logaddexp(x, 0), namespace="nn.", vjp=lambda g, out, x: multiply(g, sigmoid(x)),
 )
 
 # ------------------------------------------------------------------ rounding
 
-floor = unary(
+floor: UnaryFunction = unary(
     "floor", "Round towards minus infinity.", rule="any", reference=np.floor, dtypes=FLOATING, ulps=0,
     vjp=lambda g, out, x: ops.zeros_like(g),
 )
-ceil = unary(
+ceil: UnaryFunction = unary(
     "ceil", "Round towards plus infinity.", rule="any", reference=np.ceil, dtypes=FLOATING, ulps=0,
     vjp=lambda g, out, x: ops.zeros_like(g),
 )
-trunc = unary(
+trunc: UnaryFunction = unary(
     "trunc", "Round towards zero.", rule="any", reference=np.trunc, dtypes=FLOATING, ulps=0,
     vjp=lambda g, out, x: ops.zeros_like(g),
 )
-_rint = unary(
+_rint: UnaryFunction = unary(
     "rint", "Round to the nearest integer, ties to even.", rule="any", reference=np.rint, dtypes=FLOATING, ulps=0,
     vjp=lambda g, out, x: ops.zeros_like(g), namespace="core.",
 )
@@ -400,70 +401,78 @@ def round(a, /, decimals=0, *, stream=None):
 
 # ------------------------------------------------------------------ comparison
 
-equal = binary("equal", "Tell where the operands are equal.", rule="compare", reference=np.equal, dtypes=EVERY, ulps=0)
-not_equal = binary(
+equal: BinaryFunction = binary(
+    "equal", "Tell where the operands are equal.", rule="compare", reference=np.equal, dtypes=EVERY, ulps=0
+)
+not_equal: BinaryFunction = binary(
     "not_equal", "Tell where the operands differ.", rule="compare", reference=np.not_equal, dtypes=EVERY, ulps=0
 )
-less = binary("less", "Tell where ``a < b``.", rule="compare", reference=np.less, dtypes=REAL, ulps=0)
-less_equal = binary(
+less: BinaryFunction = binary("less", "Tell where ``a < b``.", rule="compare", reference=np.less, dtypes=REAL, ulps=0)
+less_equal: BinaryFunction = binary(
     "less_equal", "Tell where ``a <= b``.", rule="compare", reference=np.less_equal, dtypes=REAL, ulps=0
 )
-greater = binary("greater", "Tell where ``a > b``.", rule="compare", reference=np.greater, dtypes=REAL, ulps=0)
-greater_equal = binary(
+greater: BinaryFunction = binary(
+    "greater", "Tell where ``a > b``.", rule="compare", reference=np.greater, dtypes=REAL, ulps=0
+)
+greater_equal: BinaryFunction = binary(
     "greater_equal", "Tell where ``a >= b``.", rule="compare", reference=np.greater_equal, dtypes=REAL, ulps=0
 )
-_equal_nan = binary(
+_equal_nan: BinaryFunction = binary(
     "equal_nan", "Tell where the operands are equal or both NaN.", rule="compare", dtypes=EVERY, ulps=0,
     reference=lambda a, b: (a == b) | (np.isnan(a) & np.isnan(b)),
 )
-isnan = unary("isnan", "Tell where elements are NaN.", rule="compare", reference=np.isnan, dtypes=EVERY, ulps=0)
-isinf = unary("isinf", "Tell where elements are infinite.", rule="compare", reference=np.isinf, dtypes=EVERY, ulps=0)
-isfinite = unary(
+isnan: UnaryFunction = unary(
+    "isnan", "Tell where elements are NaN.", rule="compare", reference=np.isnan, dtypes=EVERY, ulps=0
+)
+isinf: UnaryFunction = unary(
+    "isinf", "Tell where elements are infinite.", rule="compare", reference=np.isinf, dtypes=EVERY, ulps=0
+)
+isfinite: UnaryFunction = unary(
     "isfinite", "Tell where elements are finite.", rule="compare", reference=np.isfinite, dtypes=EVERY, ulps=0
 )
-isposinf = unary(
+isposinf: UnaryFunction = unary(
     "isposinf", "Tell where elements are plus infinity.", rule="compare", reference=np.isposinf, dtypes=REAL, ulps=0
 )
-isneginf = unary(
+isneginf: UnaryFunction = unary(
     "isneginf", "Tell where elements are minus infinity.", rule="compare", reference=np.isneginf, dtypes=REAL, ulps=0
 )
 
 # ------------------------------------------------------------------ logic and bits
 
-logical_and = binary(
+logical_and: BinaryFunction = binary(
     "logical_and", "Return the elementwise logical and.", rule="logical", reference=np.logical_and, dtypes=EVERY, ulps=0
 )
-logical_or = binary(
+logical_or: BinaryFunction = binary(
     "logical_or", "Return the elementwise logical or.", rule="logical", reference=np.logical_or, dtypes=EVERY, ulps=0
 )
-logical_xor = binary(
+logical_xor: BinaryFunction = binary(
     "logical_xor", "Return the elementwise logical exclusive or.", rule="logical", reference=np.logical_xor,
     dtypes=EVERY, ulps=0,
 )
-logical_not = unary(
+logical_not: UnaryFunction = unary(
     "logical_not", "Return the elementwise logical not.", rule="logical", reference=np.logical_not, dtypes=EVERY, ulps=0
 )
-bitwise_and = binary(
+bitwise_and: BinaryFunction = binary(
     "bitwise_and", "Return the elementwise bitwise and.", rule="integer", reference=np.bitwise_and,
     dtypes=INTEGER + BOOL, ulps=0,
 )
-bitwise_or = binary(
+bitwise_or: BinaryFunction = binary(
     "bitwise_or", "Return the elementwise bitwise or.", rule="integer", reference=np.bitwise_or,
     dtypes=INTEGER + BOOL, ulps=0,
 )
-bitwise_xor = binary(
+bitwise_xor: BinaryFunction = binary(
     "bitwise_xor", "Return the elementwise bitwise exclusive or.", rule="integer", reference=np.bitwise_xor,
     dtypes=INTEGER + BOOL, ulps=0,
 )
-bitwise_invert = unary(
+bitwise_invert: UnaryFunction = unary(
     "bitwise_invert", "Return the elementwise bitwise inverse; logical not for booleans.", rule="integer",
     reference=np.bitwise_not, dtypes=INTEGER + BOOL, ulps=0,
 )
-left_shift = binary(
+left_shift: BinaryFunction = binary(
     "left_shift", "Return `a` shifted left by `b` bits.", rule="integer", reference=np.left_shift,
     domain=(0.0, 9.0, 0.0, 4.0), dtypes=INTEGER, ulps=0,
 )
-right_shift = binary(
+right_shift: BinaryFunction = binary(
     "right_shift", "Return `a` shifted right by `b` bits.", rule="integer", reference=np.right_shift,
     domain=(0.0, 99.0, 0.0, 4.0), dtypes=INTEGER, ulps=0,
 )
@@ -496,7 +505,7 @@ def copy(a):
     return apply(copy_p, (a,))
 
 
-@operation("elementwise", primitive=copy_p, samples=lambda rng: (Sample((spread(rng, (4, 3), -2, 2).T,)),), ulps=0,
+@operation("elementwise", primitive=copy_p, samples=lambda rng: iter([Sample((spread(rng, (4, 3), -2, 2).T,))]), ulps=0,
            reference=lambda a, allow_col_major=False: a, dtypes=EVERY, differentiable=(0,))
 def contiguous(a, /, allow_col_major=False, *, stream=None):
     """Return a row-major tensor with the same values; `a` itself if it is one.
@@ -628,8 +637,13 @@ def clip(a, /, a_min, a_max, *, stream=None):
     return a
 
 
-@operation("elementwise", reference=lambda a, b: (np.floor_divide(a, b), _remainder_reference(a, b)), samples=lambda rng: iter([
-    Sample((spread(rng, (5,), -9.3, 9.1), spread(rng, (5,), 0.7, 4.0)))]), dtypes=FLOATING + INTEGER, ulps=8)
+@operation(
+    "elementwise",
+    reference=lambda a, b: (np.floor_divide(a, b), _remainder_reference(a, b)),
+    samples=lambda rng: iter([Sample((spread(rng, (5,), -9.3, 9.1), spread(rng, (5,), 0.7, 4.0)))]),
+    dtypes=FLOATING + INTEGER,
+    ulps=8,
+)
 def divmod(a, b, stream=None):
     """Return the pair ``(a // b, a % b)``.
 

@@ -13,6 +13,7 @@ import mlxr.ops as ops  # other families: complete by the time a function runs
 from mlxr.core import dtype as dtypes
 from mlxr.core.dispatch import apply, as_operand
 from mlxr.core.dtype import promote_types
+from mlxr.core.primitive import Primitive
 from mlxr.core.tensor import Tensor
 from mlxr.errors import BoundsError, DtypeError, InvalidValueError, ShapeError
 from mlxr.ops.declare import FLOATING, Refusal, Sample, operation, primitive, spread
@@ -49,7 +50,7 @@ def _softmax_vjp_back(needs, ct, dx, out, g):
     return d_out, d_g
 
 
-softmax_vjp_p = primitive("softmax_vjp", "fused", _like_first, vjp=_softmax_vjp_back)
+softmax_vjp_p: Primitive = primitive("softmax_vjp", "fused", _like_first, vjp=_softmax_vjp_back)
 
 
 def _softmax_reference(a, axis=None, precise=False):
@@ -60,11 +61,28 @@ def _softmax_reference(a, axis=None, precise=False):
     return e / e.sum(axis, keepdims=True)
 
 
-@operation("fused", primitive=softmax_p, dtypes=FLOATING, differentiable=(0,), reference=_softmax_reference, ulps=6,
-           samples=lambda rng: iter([
-               Sample((spread(rng, shape, -4, 4),), {"axis": axis})
-               for shape, axis in [((5,), -1), ((4, 7), -1), ((4, 7), 0), ((2, 3, 4), (0, 2)), ((3, 4), None), ((2, 300), -1), ((0, 3), -1)]
-           ]))
+@operation(
+    "fused",
+    primitive=softmax_p,
+    dtypes=FLOATING,
+    differentiable=(0,),
+    reference=_softmax_reference,
+    ulps=6,
+    samples=lambda rng: iter(
+        [
+            Sample((spread(rng, shape, -4, 4),), {"axis": axis})
+            for shape, axis in [
+                ((5,), -1),
+                ((4, 7), -1),
+                ((4, 7), 0),
+                ((2, 3, 4), (0, 2)),
+                ((3, 4), None),
+                ((2, 300), -1),
+                ((0, 3), -1),
+            ]
+        ]
+    ),
+)
 def softmax(a, /, axis=None, *, precise=False, stream=None):
     """Return ``exp(a) / sum(exp(a))`` along axes, without overflow.
 
@@ -135,7 +153,7 @@ def _layer_norm_infer(inputs, params):
 
 
 def _layer_norm_back(needs, g, out, x, *rest):
-    *weights, eps, has_w, has_b, dtype = rest
+    *weights, eps, has_w, has_b, _ = rest
     w = weights[0] if has_w else None
     grads = apply(layer_norm_vjp_p, (x, g, *((w,) if has_w else ())), (eps, has_w))
     dx, dw, db = grads
@@ -171,7 +189,7 @@ def _second_order(composed):
     def back(needs, cotangents, outs, x, g, *rest):
         from mlxr.transforms.autograd import vjp
 
-        *weights, eps, has_w = rest
+        *weights, eps, _ = rest
         inputs = (x, g, *weights)
 
         def function(x, g, w=None):
@@ -184,9 +202,11 @@ def _second_order(composed):
 
 layer_norm_p = primitive("layer_norm", "fused", _layer_norm_infer, vjp=_layer_norm_back)
 layer_norm_vjp_p = primitive(
-    "layer_norm_vjp", "fused",
+    "layer_norm_vjp",
+    "fused",
     lambda inputs, params: (
-        (inputs[0].shape, inputs[0].dtype), ((inputs[0].shape[-1],), inputs[-1].dtype if params[1] else inputs[0].dtype),
+        (inputs[0].shape, inputs[0].dtype),
+        ((inputs[0].shape[-1],), inputs[-1].dtype if params[1] else inputs[0].dtype),
         ((inputs[0].shape[-1],), inputs[-1].dtype if params[1] else inputs[0].dtype),
     ),
     vjp=_second_order(_layer_norm_vjp_composed),
@@ -202,13 +222,30 @@ def _layer_norm_reference(x, weight, bias, eps):
 _NORM_SHAPES = [(5,), (4, 6), (2, 3, 8), (2, 300)]
 
 
-@operation("fused", name="fast.layer_norm", primitive=layer_norm_p, dtypes=FLOATING, differentiable=(0, 1, 2), ulps=16,
-           reference=_layer_norm_reference, scale=lambda x, w, b, eps: 4.0,
-           samples=lambda rng: iter([
-               Sample((spread(rng, s, -2, 2), spread(rng, s[-1:], 0.5, 1.5), spread(rng, s[-1:], -1, 1), 1e-5)) for s in _NORM_SHAPES
-           ] + [Sample((spread(rng, (4, 6), -2, 2), None, None, 1e-5)), Sample((spread(rng, (6, 4), -2, 2).T, None, None, 1e-3))]),
-           refusals=(Refusal((np.ones((2, 3), np.float32), np.ones(4, np.float32), None, 1e-5), ShapeError),
-                     Refusal((np.ones((), np.float32), None, None, 1e-5), ShapeError)))
+@operation(
+    "fused",
+    name="fast.layer_norm",
+    primitive=layer_norm_p,
+    dtypes=FLOATING,
+    differentiable=(0, 1, 2),
+    ulps=16,
+    reference=_layer_norm_reference,
+    scale=lambda x, w, b, eps: 4.0,
+    samples=lambda rng: iter(
+        [
+            Sample((spread(rng, s, -2, 2), spread(rng, s[-1:], 0.5, 1.5), spread(rng, s[-1:], -1, 1), 1e-5))
+            for s in _NORM_SHAPES
+        ]
+        + [
+            Sample((spread(rng, (4, 6), -2, 2), None, None, 1e-5)),
+            Sample((spread(rng, (6, 4), -2, 2).T, None, None, 1e-3)),
+        ]
+    ),
+    refusals=(
+        Refusal((np.ones((2, 3), np.float32), np.ones(4, np.float32), None, 1e-5), ShapeError),
+        Refusal((np.ones((), np.float32), None, None, 1e-5), ShapeError),
+    ),
+)
 def layer_norm(x, weight, bias, eps, *, stream=None):
     """Return rows with mean zero and variance one, times a weight, plus a bias.
 
@@ -239,16 +276,18 @@ def layer_norm(x, weight, bias, eps, *, stream=None):
 
 
 def _rms_norm_back(needs, g, out, x, *rest):
-    *weights, eps, has_w, dtype = rest
+    *weights, eps, has_w, _ = rest
     dx, dw = apply(rms_norm_vjp_p, (x, g, *weights), (eps, has_w))
     return (dx, dw) if has_w else (dx,)
 
 
 rms_norm_p = primitive("rms_norm", "fused", _layer_norm_infer, vjp=_rms_norm_back)
 rms_norm_vjp_p = primitive(
-    "rms_norm_vjp", "fused",
+    "rms_norm_vjp",
+    "fused",
     lambda inputs, params: (
-        (inputs[0].shape, inputs[0].dtype), ((inputs[0].shape[-1],), inputs[-1].dtype if params[1] else inputs[0].dtype),
+        (inputs[0].shape, inputs[0].dtype),
+        ((inputs[0].shape[-1],), inputs[-1].dtype if params[1] else inputs[0].dtype),
     ),
     vjp=_second_order(_rms_norm_vjp_composed),
 )
@@ -317,15 +356,39 @@ def _rope_reference(x, dims, *, traditional=False, base=10000.0, scale=1.0, offs
     return np.concatenate([turned, x[..., dims:]], -1)
 
 
-@operation("fused", name="fast.rope", primitive=rope_p, dtypes=FLOATING, differentiable=(0,), ulps=16,
-           reference=_rope_reference, scale=lambda *a, **k: 2.0,
-           samples=lambda rng: iter([
-               Sample((spread(rng, (1, 2, 5, 8), -2, 2), 8), {"traditional": False, "base": 10000.0, "scale": 1.0, "offset": 0}),
-               Sample((spread(rng, (2, 3, 8), -2, 2), 6), {"traditional": True, "base": 100.0, "scale": 0.5, "offset": 3}),
-               Sample((spread(rng, (2, 2, 3, 8), -2, 2), 8), {"traditional": False, "base": 10000.0, "scale": 1.0, "offset": np.array([0, 4])}),
-           ]),
-           refusals=(Refusal((np.ones((1, 2, 8), np.float32), 9), InvalidValueError, {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 0}),
-                     Refusal((np.ones((2, 8), np.float32), 8), ShapeError, {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 0})))
+@operation(
+    "fused",
+    name="fast.rope",
+    primitive=rope_p,
+    dtypes=FLOATING,
+    differentiable=(0,),
+    ulps=16,
+    reference=_rope_reference,
+    scale=lambda *a, **k: 2.0,
+    samples=lambda rng: iter(
+        [
+            Sample(
+                (spread(rng, (1, 2, 5, 8), -2, 2), 8),
+                {"traditional": False, "base": 10000.0, "scale": 1.0, "offset": 0},
+            ),
+            Sample((spread(rng, (2, 3, 8), -2, 2), 6), {"traditional": True, "base": 100.0, "scale": 0.5, "offset": 3}),
+            Sample(
+                (spread(rng, (2, 2, 3, 8), -2, 2), 8),
+                {"traditional": False, "base": 10000.0, "scale": 1.0, "offset": np.array([0, 4])},
+            ),
+        ]
+    ),
+    refusals=(
+        Refusal(
+            (np.ones((1, 2, 8), np.float32), 9),
+            InvalidValueError,
+            {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 0},
+        ),
+        Refusal(
+            (np.ones((2, 8), np.float32), 8), ShapeError, {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 0}
+        ),
+    ),
+)
 def rope(a, dims, *, traditional, base, scale, offset, freqs=None, stream=None):
     """Return rotary positional embedding: pairs of elements turned by an angle that grows with the position.
 
@@ -565,14 +628,31 @@ def _sdpa_samples(rng):
     yield Sample((t(1, 4, 1, 16), t(1, 1, 70, 16), t(1, 1, 70, 16)), {"scale": 0.25})
     yield Sample((t(1, 2, 4, 8), t(1, 2, 6, 8), t(1, 2, 6, 8)), {"scale": 0.3, "mask": rng.random((4, 6)) > 0.3})
     yield Sample((t(1, 2, 4, 8), t(1, 2, 6, 8), t(1, 2, 6, 8)), {"scale": 0.3, "mask": t(1, 1, 4, 6)})
-    yield Sample((t(1, 5, 2, 8).transpose(0, 2, 1, 3), t(1, 5, 2, 8).transpose(0, 2, 1, 3), t(1, 5, 2, 8).transpose(0, 2, 1, 3)),
-                 {"scale": 0.3, "mask": "causal"})
+    yield Sample(
+        (t(1, 5, 2, 8).transpose(0, 2, 1, 3), t(1, 5, 2, 8).transpose(0, 2, 1, 3), t(1, 5, 2, 8).transpose(0, 2, 1, 3)),
+        {"scale": 0.3, "mask": "causal"},
+    )
 
 
-@operation("fused", name="fast.scaled_dot_product_attention", primitive=sdpa_p, dtypes=FLOATING,
-           differentiable=(0, 1, 2), reference=_sdpa_reference, samples=_sdpa_samples, ulps=16, scale=lambda *a, **k: 1.0,
-           refusals=(Refusal((np.ones((1, 3, 2, 4), np.float32), np.ones((1, 2, 2, 4), np.float32), np.ones((1, 2, 2, 4), np.float32)), ShapeError, {"scale": 1.0}),
-                     Refusal((np.ones((1, 2, 4), np.float32),) * 3, ShapeError, {"scale": 1.0})))
+@operation(
+    "fused",
+    name="fast.scaled_dot_product_attention",
+    primitive=sdpa_p,
+    dtypes=FLOATING,
+    differentiable=(0, 1, 2),
+    reference=_sdpa_reference,
+    samples=_sdpa_samples,
+    ulps=16,
+    scale=lambda *a, **k: 1.0,
+    refusals=(
+        Refusal(
+            (np.ones((1, 3, 2, 4), np.float32), np.ones((1, 2, 2, 4), np.float32), np.ones((1, 2, 2, 4), np.float32)),
+            ShapeError,
+            {"scale": 1.0},
+        ),
+        Refusal((np.ones((1, 2, 4), np.float32),) * 3, ShapeError, {"scale": 1.0}),
+    ),
+)
 def scaled_dot_product_attention(q, k, v, *, scale, mask=None, sinks=None, stream=None):
     """Return ``softmax(scale * q @ k^T + mask) @ v`` without ever holding the whole score matrix.
 
@@ -584,8 +664,8 @@ def scaled_dot_product_attention(q, k, v, *, scale, mask=None, sinks=None, strea
         Of shapes (B, Hk, Tk, D) and (B, Hk, Tk, Dv), where Hk divides Hq; nothing is repeated in memory.
     scale : float
     mask : str or Tensor, optional
-        ``"causal"``: query i sees the keys up to i + Tk - Tq. Boolean: true where a query sees a key. Floating: added to
-        the scores. Broadcast to (B, Hq, Tq, Tk).
+        ``"causal"``: query i sees the keys up to i + Tk - Tq. Boolean: true where a query sees a key. Floating: added
+        to the scores. Broadcast to (B, Hq, Tq, Tk).
     sinks : Tensor, optional
         One further score per query head, with no value.
     stream : Stream or Device, optional
@@ -619,15 +699,16 @@ def scaled_dot_product_attention(q, k, v, *, scale, mask=None, sinks=None, strea
         causal = True
     elif mask is not None:
         mask = as_operand(mask, op)
-        if mask.dtype is not dtypes.bool_:
-            if mask.dtype.kind != "f" or promote_types(mask.dtype, dtype) is not dtype:
-                raise DtypeError(f"[{op}] a mask of {mask.dtype.name} does not promote to {dtype.name}", op=op,
-                                 dtypes=(mask.dtype, dtype))
+        if mask.dtype.kind != "b" and (mask.dtype.kind != "f" or promote_types(mask.dtype, dtype) is not dtype):
+            raise DtypeError(f"[{op}] a mask of {mask.dtype.name} does not promote to {dtype.name}", op=op,
+                             dtypes=(mask.dtype, dtype))
         tensors.append(broadcast_to(mask, (*q.shape[:3], k.shape[2])))
     if sinks is not None:
         sinks = _float(as_operand(sinks, op), op)
         if sinks.shape != (q.shape[1],):
-            raise ShapeError(f"[{op}] sinks of shape {sinks.shape} for {q.shape[1]} heads", op=op, shapes=(sinks.shape,))
+            raise ShapeError(
+                f"[{op}] sinks of shape {sinks.shape} for {q.shape[1]} heads", op=op, shapes=(sinks.shape,)
+            )
         tensors.append(sinks)
     has_mask = bool(tensors) and mask is not None and not causal
     return apply(sdpa_p, (q, k, v, *tensors), (float(scale), causal, has_mask, sinks is not None, dtype), stream)

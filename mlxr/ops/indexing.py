@@ -13,6 +13,7 @@ from mlxr.core import dtype as dtypes
 from mlxr.core import indexing as core
 from mlxr.core import layout
 from mlxr.core.dispatch import apply, as_operand, broadcast_shapes
+from mlxr.core.primitive import Primitive
 from mlxr.core.tensor import Tensor
 from mlxr.errors import ArgumentTypeError, BoundsError, DtypeError, InvalidValueError, ShapeError
 from mlxr.ops.declare import EVERY, Refusal, Sample, operation, primitive, spread
@@ -121,7 +122,7 @@ def _put_along_axis_back(needs, g, out, x, indices, updates, axis, mode):
     return dx, None, where(won, du, ops.zeros_like(du))
 
 
-put_along_axis_p = primitive("put_along_axis", "indexing", _scatter_infer, vjp=_put_along_axis_back)
+put_along_axis_p: Primitive = primitive("put_along_axis", "indexing", _scatter_infer, vjp=_put_along_axis_back)
 nonzero_p = primitive("nonzero", "indexing", lambda inputs, params: ((params[0],), dtypes.int64))
 
 

@@ -106,7 +106,7 @@ def key(seed, *, device=None):
 
 # The key of the generator that serves calls without a key, once it is seeded (mlxr.random does so with the time). A
 # list, so that programs can hold it and compile over it.
-state = []
+state: list[Tensor] = []
 _lock = threading.Lock()
 
 

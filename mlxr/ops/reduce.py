@@ -611,7 +611,11 @@ _SCAN_DTYPE = """    dtype : Dtype, optional
     stream"""
 
 for _function in (cumsum, cumprod, cummax, cummin, logcumsumexp):
-    _function.__doc__ += _SCAN_DOC.replace("    stream", _SCAN_DTYPE) if _function in (cumsum, cumprod) else _SCAN_DOC
+    _function.__doc__ = (
+        f"{_function.__doc__}{_SCAN_DOC}".replace("    stream", _SCAN_DTYPE)
+        if _function in (cumsum, cumprod)
+        else _SCAN_DOC
+    )
 
 # Other names for the same functions, as upstream has them.
 cumulative_sum, cumulative_prod = cumsum, cumprod

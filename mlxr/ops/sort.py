@@ -301,11 +301,12 @@ def searchsorted(sorted_sequence, values, /, side="left", *, stream=None):
 @operation("sort", dtypes=FLOATING + INTEGER, differentiable=(0,), ulps=2,
            reference=lambda a, axis=None, keepdims=False: np.median(
                a, axis=tuple(axis) if isinstance(axis, list) else axis, keepdims=keepdims),
-           samples=lambda rng: (
-               Sample((spread(rng, shape, -20, 20),), kwargs) for shape, kwargs in [
-                   ((7,), {}), ((4, 5), {"axis": 0}), ((4, 5), {"axis": 1, "keepdims": True}),
-                   ((2, 3, 4), {"axis": [0, 2]}),
-               ]),
+           samples=lambda rng: iter([
+               Sample((spread(rng, (7,), -20, 20),)),
+               Sample((spread(rng, (4, 5), -20, 20),), {"axis": 0}),
+               Sample((spread(rng, (4, 5), -20, 20),), {"axis": 1, "keepdims": True}),
+               Sample((spread(rng, (2, 3, 4), -20, 20),), {"axis": [0, 2]}),
+           ]),
            refusals=(Refusal((np.ones((0, 3)),), ShapeError, {"axis": 0}),
                      Refusal((np.ones((2, 3)),), AxisError, {"axis": 2})))
 def median(a, /, axis=None, keepdims=False, *, stream=None):

@@ -84,10 +84,12 @@ def _backward(
 
     def accumulate(x: Tensor, gradient: Tensor) -> None:
         node, position = tapes.node_of(x), tapes.position_of(x)
+        assert node is not None, "only values on the tape have gradients"
         slots = pending.get(node)
         if slots is None:
             slots = pending[node] = [None] * max(1, len(node.outputs))
-        slots[position] = gradient if slots[position] is None else ops.add(slots[position], gradient)
+        sum_so_far = slots[position]
+        slots[position] = gradient if sum_so_far is None else ops.add(sum_so_far, gradient)
 
     nodes = _useful_nodes(outputs, wanted)
     useful = set(nodes)
@@ -360,7 +362,9 @@ def _as_one_node(
         ``make_vjp(value, rebuild)`` returns ``f(inputs, cotangents, outputs)``, which gives one gradient per input;
         `value` is what `compute` returned, and ``rebuild(tensors)`` gives its structure to other tensors.
     """
-    with tapes.paused(tapes.running_tape()):
+    tape = tapes.running_tape()
+    assert tape is not None, "outside a transform there is nothing to record"
+    with tapes.paused(tape):
         value = compute()
     computed, rebuild = tree.flatten(value)
     outputs = tuple(tapes.detach(y) for y in computed)

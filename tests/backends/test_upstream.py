@@ -4,10 +4,10 @@ import ctypes
 
 import numpy as np
 import pytest
-from mlxr.core.interop import to_device
 
 import mlxr as mx
 from mlxr import shim
+from mlxr.core.interop import to_device
 from mlxr.errors import BackendUnavailableError, BoundsError, MlxrError, UnsupportedOpError
 from mlxr.ops.declare import REGISTRY
 from mlxr.shim import abi

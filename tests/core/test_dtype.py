@@ -7,9 +7,9 @@ import pickle
 
 import numpy as np
 import pytest
-from mlxr.core.dtype import promote_types
 
 import mlxr as mx
+from mlxr.core.dtype import promote_types
 from mlxr.errors import ArgumentTypeError, ConversionError, DtypeError
 
 SHORT = {

@@ -8,9 +8,9 @@ import weakref
 
 import numpy as np
 import pytest
-from mlxr.core.interop import from_memory
 
 import mlxr as mx
+from mlxr.core.interop import from_memory
 from mlxr.errors import ArgumentTypeError, ConversionError, ExportError, InvalidValueError, MlxrError, ShapeError
 
 SHARED = ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32",

@@ -45,13 +45,10 @@ typedef struct {
 
 /* An m x (nv vectors) block of outputs; `at` is added to the address of every run of A. `add` and `dst` are as in the
  * block of microkernel_real.h. Each element is one chain of fused multiply-adds over the runs in order. */
-MLXR_INLINE void NAME(conv)(const int m, const int nv, const NAME(conv_run) *runs, Py_ssize_t count, Py_ssize_t at,
-                            Py_ssize_t step, const REAL *add, Py_ssize_t lda, REAL *dst, Py_ssize_t ldd)
-{
+MLXR_INLINE void NAME(conv)(const int m, const int nv, const NAME(conv_run) * runs, Py_ssize_t count, Py_ssize_t at,
+                            Py_ssize_t step, const REAL *add, Py_ssize_t lda, REAL *dst, Py_ssize_t ldd) {
     VREAL acc[GEMM_MR][2];
-    MLXR_UNROLL for (int i = 0; i < m; i++)
-        MLXR_UNROLL for (int v = 0; v < nv; v++)
-            acc[i][v] = (VREAL){0};
+    MLXR_UNROLL for (int i = 0; i < m; i++) MLXR_UNROLL for (int v = 0; v < nv; v++) acc[i][v] = (VREAL){0};
     for (Py_ssize_t r = 0; r < count; r++) {
         /* Three rows per pointer: base, base + step, base + 2 * step are addresses that x86 forms by itself. */
         const REAL *a[(GEMM_MR + 2) / 3], *b = runs[r].b;
@@ -68,18 +65,18 @@ MLXR_INLINE void NAME(conv)(const int m, const int nv, const NAME(conv_run) *run
         }
     }
     if (add)
-        MLXR_UNROLL for (int i = 0; i < m; i++)
-            MLXR_UNROLL for (int v = 0; v < nv; v++)
-                acc[i][v] = NAME(load)(add + i * lda + v * LANES) + acc[i][v];
-    MLXR_UNROLL for (int i = 0; i < m; i++)
-        MLXR_UNROLL for (int v = 0; v < nv; v++)
-            NAME(store)(dst + i * ldd + v * LANES, acc[i][v]);
+        MLXR_UNROLL for (int i = 0; i < m; i++) MLXR_UNROLL for (int v = 0; v < nv; v++) acc[i][v] =
+            NAME(load)(add + i * lda + v * LANES) + acc[i][v];
+    MLXR_UNROLL for (int i = 0; i < m; i++) MLXR_UNROLL for (int v = 0; v < nv; v++)
+        NAME(store)(dst + i * ldd + v * LANES, acc[i][v]);
 }
 
-#define BLOCK(M, V)                                                                                                  \
-    static __attribute__((noinline)) void NAME(conv_##M##_##V)(const NAME(conv_run) *runs, Py_ssize_t count,          \
-        Py_ssize_t at, Py_ssize_t step, const REAL *add, Py_ssize_t lda, REAL *dst, Py_ssize_t ldd)                   \
-    { NAME(conv)(M, V, runs, count, at, step, add, lda, dst, ldd); }
+#define BLOCK(M, V)                                                                                                    \
+    static __attribute__((noinline)) void NAME(conv_##M##_##V)(const NAME(conv_run) * runs, Py_ssize_t count,          \
+                                                               Py_ssize_t at, Py_ssize_t step, const REAL *add,        \
+                                                               Py_ssize_t lda, REAL *dst, Py_ssize_t ldd) {            \
+        NAME(conv)(M, V, runs, count, at, step, add, lda, dst, ldd);                                                   \
+    }
 #define BLOCKS(M) BLOCK(M, 1) BLOCK(M, 2)
 #define ENTRY(M) {NAME(conv_##M##_1), NAME(conv_##M##_2)},
 #if defined(__AVX512F__)
@@ -105,16 +102,14 @@ static const NAME(conv_fn) NAME(conv_blocks)[GEMM_MR][2] = {EACH(ENTRY)};
 
 /* chain[c] = fma(x[xs[t] + c], w[ws[t] + c], chain[c]) for t = 0, 1, ... in order, for all DEPTHWISE_LANES lanes c. */
 static void NAME(depthwise)(const REAL *x, const Py_ssize_t *xs, const REAL *w, const Py_ssize_t *ws, Py_ssize_t count,
-                            REAL *chain)
-{
+                            REAL *chain) {
     enum { GROUP = 4 * LANES }; /* four independent chains hide the latency of one */
     for (int c = 0; c < DEPTHWISE_LANES; c += GROUP) {
         VREAL acc[4];
         MLXR_UNROLL for (int v = 0; v < 4; v++) acc[v] = NAME(load)(chain + c + v * LANES);
         for (Py_ssize_t t = 0; t < count; t++)
-            MLXR_UNROLL for (int v = 0; v < 4; v++)
-                acc[v] = NAME(fma)(NAME(load)(x + xs[t] + c + v * LANES), NAME(load)(w + ws[t] + c + v * LANES),
-                                   acc[v]);
+            MLXR_UNROLL for (int v = 0; v < 4; v++) acc[v] =
+                NAME(fma)(NAME(load)(x + xs[t] + c + v * LANES), NAME(load)(w + ws[t] + c + v * LANES), acc[v]);
         MLXR_UNROLL for (int v = 0; v < 4; v++) NAME(store)(chain + c + v * LANES, acc[v]);
     }
 }

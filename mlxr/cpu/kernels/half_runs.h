@@ -15,9 +15,11 @@
 static inline ptrdiff_t mlxr_f16_to_f32_run(const uint16_t *x, float *out, ptrdiff_t n) {
     ptrdiff_t i = 0;
 #ifdef __AVX512F__
-    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(x + i))));
+    for (; i + 16 <= n; i += 16)
+        _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(x + i))));
 #endif
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(x + i))));
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(x + i))));
     return i;
 }
 
@@ -37,13 +39,15 @@ static inline ptrdiff_t mlxr_f32_to_f16_run(const float *x, uint16_t *out, ptrdi
 
 static inline ptrdiff_t mlxr_f16_to_f32_run(const uint16_t *x, float *out, ptrdiff_t n) {
     ptrdiff_t i = 0;
-    for (; i + 4 <= n; i += 4) vst1q_f32(out + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + i))));
+    for (; i + 4 <= n; i += 4)
+        vst1q_f32(out + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x + i))));
     return i;
 }
 
 static inline ptrdiff_t mlxr_f32_to_f16_run(const float *x, uint16_t *out, ptrdiff_t n) {
     ptrdiff_t i = 0;
-    for (; i + 4 <= n; i += 4) vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+    for (; i + 4 <= n; i += 4)
+        vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
     return i;
 }
 

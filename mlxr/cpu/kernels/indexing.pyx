@@ -800,7 +800,7 @@ cdef void nonzero(const ArrayRef *mask, const ArrayRef *out) noexcept nogil:
             load_offsets(mask.ndim, mask.shape, mask.strides, start, n, offsets)
             gather_units(mask.data, offsets, n, <char *>lanes, <uint8_t>0)
             line = lanes
-        # Eight at a time: nothing if all are false; else, where there is room, every candidate is written and only a true
+        # Eight at a time: nothing if all are false; where there is room, every candidate is written and only a true
         # one moves the end on, which needs no branch.
         i = 0
         while i + 8 <= n and total + 8 <= out.size:

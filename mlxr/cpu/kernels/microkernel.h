@@ -50,8 +50,7 @@ typedef uint16_t vu16 __attribute__((vector_size(F32_LANES * 2)));
 typedef double vf64 __attribute__((vector_size(F64_LANES * 8)));
 
 /* a * b + c, rounded once where the machine can (x86-64-v2 cannot: two roundings there). */
-MLXR_INLINE vf32 fma_f32(vf32 a, vf32 b, vf32 c)
-{
+MLXR_INLINE vf32 fma_f32(vf32 a, vf32 b, vf32 c) {
 #if defined(__AVX512F__)
     return (vf32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
@@ -63,8 +62,7 @@ MLXR_INLINE vf32 fma_f32(vf32 a, vf32 b, vf32 c)
 #endif
 }
 
-MLXR_INLINE vf64 fma_f64(vf64 a, vf64 b, vf64 c)
-{
+MLXR_INLINE vf64 fma_f64(vf64 a, vf64 b, vf64 c) {
 #if defined(__AVX512F__)
     return (vf64)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 #elif defined(__FMA__)
@@ -76,8 +74,7 @@ MLXR_INLINE vf64 fma_f64(vf64 a, vf64 b, vf64 c)
 #endif
 }
 
-MLXR_INLINE float fma1_f32(float a, float b, float c)
-{
+MLXR_INLINE float fma1_f32(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
     return __builtin_fmaf(a, b, c);
 #else
@@ -85,8 +82,7 @@ MLXR_INLINE float fma1_f32(float a, float b, float c)
 #endif
 }
 
-MLXR_INLINE double fma1_f64(double a, double b, double c)
-{
+MLXR_INLINE double fma1_f64(double a, double b, double c) {
 #if defined(__FMA__) || defined(__aarch64__)
     return __builtin_fma(a, b, c);
 #else
@@ -94,8 +90,16 @@ MLXR_INLINE double fma1_f64(double a, double b, double c)
 #endif
 }
 
-MLXR_INLINE vf32 load_f32(const void *p) { vf32 v; memcpy(&v, p, sizeof v); return v; }
-MLXR_INLINE vf64 load_f64(const void *p) { vf64 v; memcpy(&v, p, sizeof v); return v; }
+MLXR_INLINE vf32 load_f32(const void *p) {
+    vf32 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+MLXR_INLINE vf64 load_f64(const void *p) {
+    vf64 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 MLXR_INLINE void store_f32(void *p, vf32 v) { memcpy(p, &v, sizeof v); }
 MLXR_INLINE void store_f64(void *p, vf64 v) { memcpy(p, &v, sizeof v); }
 
@@ -123,8 +127,7 @@ MLXR_INLINE vu32 select_u32(vu32 mask, vu32 yes, vu32 no) { return (yes & mask) 
 
 /* ---- storage formats: 16-bit floats to float32 lanes and back, to nearest even ---- */
 
-MLXR_INLINE vf32 f16_to_f32(vu16 h)
-{
+MLXR_INLINE vf32 f16_to_f32(vu16 h) {
 #if defined(__AVX512F__)
     return (vf32)_mm512_cvtph_ps((__m256i)h);
 #elif defined(__F16C__)
@@ -140,8 +143,7 @@ MLXR_INLINE vf32 f16_to_f32(vu16 h)
 #endif
 }
 
-MLXR_INLINE vu16 f32_to_f16(vf32 f)
-{
+MLXR_INLINE vu16 f32_to_f16(vf32 f) {
 #if defined(__AVX512F__)
     return (vu16)_mm512_cvtps_ph((__m512)f, _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__F16C__)
@@ -162,8 +164,7 @@ MLXR_INLINE vu16 f32_to_f16(vf32 f)
 }
 
 /* GCC 12 splits wide convertvector into scalars or halves; these are the single instructions. */
-MLXR_INLINE vu32 widen_u16(vu16 h)
-{
+MLXR_INLINE vu32 widen_u16(vu16 h) {
 #if defined(__AVX512F__)
     return (vu32)_mm512_cvtepu16_epi32((__m256i)h);
 #elif defined(__AVX2__)
@@ -186,8 +187,7 @@ MLXR_INLINE vu16 narrow_u32(vu32 x) /* of lanes < 65536 */
 
 MLXR_INLINE vf32 bf16_to_f32(vu16 h) { return (vf32)(widen_u16(h) << 16); }
 
-MLXR_INLINE vu16 f32_to_bf16(vf32 f)
-{
+MLXR_INLINE vu16 f32_to_bf16(vf32 f) {
     vu32 x = (vu32)f, nan = (vu32)((x & 0x7fffffffu) > splat_u32(0x7f800000u));
     vu32 rounded = (x + 0x7fffu + ((x >> 16) & 1u)) >> 16;
     return narrow_u32(select_u32(nan, (x >> 16) | 0x40u, rounded));
@@ -196,75 +196,99 @@ MLXR_INLINE vu16 f32_to_bf16(vf32 f)
 /* The dtype codes of mlxr/core/abi.pxd that occur here. */
 enum { CODE_F16 = 9, CODE_F32 = 10, CODE_F64 = 11, CODE_BF16 = 12 };
 
-MLXR_INLINE vu16 load_u16(const void *p) { vu16 v; memcpy(&v, p, sizeof v); return v; }
+MLXR_INLINE vu16 load_u16(const void *p) {
+    vu16 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 MLXR_INLINE void store_u16(void *p, vu16 v) { memcpy(p, &v, sizeof v); }
 
 /* One element of any of the formats, as the arithmetic type. */
-MLXR_INLINE float scalar_to_f32(const char *p, int dtype)
-{
-    if (dtype == CODE_F32) { float x; memcpy(&x, p, 4); return x; }
-    if (dtype == CODE_F64) { double x; memcpy(&x, p, 8); return (float)x; }
-    uint16_t h; memcpy(&h, p, 2);
-    vu16 v = {0}; v[0] = h;
+MLXR_INLINE float scalar_to_f32(const char *p, int dtype) {
+    if (dtype == CODE_F32) {
+        float x;
+        memcpy(&x, p, 4);
+        return x;
+    }
+    if (dtype == CODE_F64) {
+        double x;
+        memcpy(&x, p, 8);
+        return (float)x;
+    }
+    uint16_t h;
+    memcpy(&h, p, 2);
+    vu16 v = {0};
+    v[0] = h;
     return dtype == CODE_F16 ? f16_to_f32(v)[0] : bf16_to_f32(v)[0];
 }
-MLXR_INLINE double scalar_to_f64(const char *p, int dtype)
-{
-    if (dtype == CODE_F64) { double x; memcpy(&x, p, 8); return x; }
+MLXR_INLINE double scalar_to_f64(const char *p, int dtype) {
+    if (dtype == CODE_F64) {
+        double x;
+        memcpy(&x, p, 8);
+        return x;
+    }
     return scalar_to_f32(p, dtype);
 }
 
 /* F32_LANES (F64_LANES) contiguous elements. `dtype` is a constant at every call, so the branches fold away. */
-MLXR_INLINE vf32 lanes_to_f32(const char *p, int dtype)
-{
+MLXR_INLINE vf32 lanes_to_f32(const char *p, int dtype) {
     if (dtype == CODE_F16) return f16_to_f32(load_u16(p));
     if (dtype == CODE_BF16) return bf16_to_f32(load_u16(p));
     return load_f32(p);
 }
-MLXR_INLINE vf64 lanes_to_f64(const char *p, int dtype) { (void)dtype; return load_f64(p); }
+MLXR_INLINE vf64 lanes_to_f64(const char *p, int dtype) {
+    (void)dtype;
+    return load_f64(p);
+}
 
 MLXR_INLINE int item_bytes(int dtype) { return dtype == CODE_F64 ? 8 : dtype == CODE_F32 ? 4 : 2; }
 
 /* Narrowing store of `n` float32 to a row whose elements lie `stride` elements apart. */
-MLXR_INLINE void f32_to_row_of(const int dtype, char *p, Py_ssize_t stride, Py_ssize_t n, const float *src)
-{
+MLXR_INLINE void f32_to_row_of(const int dtype, char *p, Py_ssize_t stride, Py_ssize_t n, const float *src) {
     Py_ssize_t i = 0;
     if (stride == 1) {
         for (; i + F32_LANES <= n; i += F32_LANES)
             store_u16(p + i * 2, dtype == CODE_F16 ? f32_to_f16(load_f32(src + i)) : f32_to_bf16(load_f32(src + i)));
     }
     for (; i < n; i++) {
-        vf32 v = {0}; v[0] = src[i];
+        vf32 v = {0};
+        v[0] = src[i];
         uint16_t h = dtype == CODE_F16 ? f32_to_f16(v)[0] : f32_to_bf16(v)[0];
         memcpy(p + i * stride * 2, &h, 2);
     }
 }
-static void f32_to_row(int dtype, char *p, Py_ssize_t stride, Py_ssize_t n, const float *src)
-{
-    if (dtype == CODE_F16) f32_to_row_of(CODE_F16, p, stride, n, src);
-    else if (dtype == CODE_BF16) f32_to_row_of(CODE_BF16, p, stride, n, src);
-    else if (stride == 1) memcpy(p, src, (size_t)n * 4);
-    else for (Py_ssize_t i = 0; i < n; i++) memcpy(p + i * stride * 4, src + i, 4);
+static void f32_to_row(int dtype, char *p, Py_ssize_t stride, Py_ssize_t n, const float *src) {
+    if (dtype == CODE_F16)
+        f32_to_row_of(CODE_F16, p, stride, n, src);
+    else if (dtype == CODE_BF16)
+        f32_to_row_of(CODE_BF16, p, stride, n, src);
+    else if (stride == 1)
+        memcpy(p, src, (size_t)n * 4);
+    else
+        for (Py_ssize_t i = 0; i < n; i++)
+            memcpy(p + i * stride * 4, src + i, 4);
 }
-static void f64_to_row(int dtype, char *p, Py_ssize_t stride, Py_ssize_t n, const double *src)
-{
+static void f64_to_row(int dtype, char *p, Py_ssize_t stride, Py_ssize_t n, const double *src) {
     (void)dtype;
-    for (Py_ssize_t i = 0; i < n; i++) memcpy(p + i * stride * 8, src + i, 8);
+    for (Py_ssize_t i = 0; i < n; i++)
+        memcpy(p + i * stride * 8, src + i, 8);
 }
 
 /* ---- transposition of a square block held in registers: one stage per power of two ---- */
 
 #if defined(__AVX512F__)
 /* Interleave within 128-bit quarters first (cheap unpacks), then move the quarters. */
-#define UNPACK32(a, b, o) __builtin_shufflevector(a, b, 0 + o, 16 + o, 1 + o, 17 + o, 4 + o, 20 + o, 5 + o, 21 + o, \
-                                                  8 + o, 24 + o, 9 + o, 25 + o, 12 + o, 28 + o, 13 + o, 29 + o)
-#define UNPACK64(a, b, o) __builtin_shufflevector(a, b, 0 + o, 1 + o, 16 + o, 17 + o, 4 + o, 5 + o, 20 + o, 21 + o, \
-                                                  8 + o, 9 + o, 24 + o, 25 + o, 12 + o, 13 + o, 28 + o, 29 + o)
-#define QUARTERS(a, b, x, y) __builtin_shufflevector(a, b, 4 * x, 4 * x + 1, 4 * x + 2, 4 * x + 3,                  \
-    4 * y, 4 * y + 1, 4 * y + 2, 4 * y + 3, 16 + 4 * x, 17 + 4 * x, 18 + 4 * x, 19 + 4 * x,                          \
-    16 + 4 * y, 17 + 4 * y, 18 + 4 * y, 19 + 4 * y)
-MLXR_INLINE void transpose_f32(vf32 r[F32_LANES])
-{
+#define UNPACK32(a, b, o)                                                                                              \
+    __builtin_shufflevector(a, b, 0 + o, 16 + o, 1 + o, 17 + o, 4 + o, 20 + o, 5 + o, 21 + o, 8 + o, 24 + o, 9 + o,    \
+                            25 + o, 12 + o, 28 + o, 13 + o, 29 + o)
+#define UNPACK64(a, b, o)                                                                                              \
+    __builtin_shufflevector(a, b, 0 + o, 1 + o, 16 + o, 17 + o, 4 + o, 5 + o, 20 + o, 21 + o, 8 + o, 9 + o, 24 + o,    \
+                            25 + o, 12 + o, 13 + o, 28 + o, 29 + o)
+#define QUARTERS(a, b, x, y)                                                                                           \
+    __builtin_shufflevector(a, b, 4 * x, 4 * x + 1, 4 * x + 2, 4 * x + 3, 4 * y, 4 * y + 1, 4 * y + 2, 4 * y + 3,      \
+                            16 + 4 * x, 17 + 4 * x, 18 + 4 * x, 19 + 4 * x, 16 + 4 * y, 17 + 4 * y, 18 + 4 * y,        \
+                            19 + 4 * y)
+MLXR_INLINE void transpose_f32(vf32 r[F32_LANES]) {
     vf32 t[16], u[16];
     MLXR_UNROLL for (int i = 0; i < 16; i += 2) {
         t[i] = UNPACK32(r[i], r[i + 1], 0);
@@ -286,8 +310,7 @@ MLXR_INLINE void transpose_f32(vf32 r[F32_LANES])
     }
 }
 #elif defined(__AVX2__)
-MLXR_INLINE void transpose_f32(vf32 r[F32_LANES])
-{
+MLXR_INLINE void transpose_f32(vf32 r[F32_LANES]) {
     vf32 t[8], u[8];
     MLXR_UNROLL for (int i = 0; i < 8; i += 2) {
         t[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
@@ -305,8 +328,7 @@ MLXR_INLINE void transpose_f32(vf32 r[F32_LANES])
     }
 }
 #else
-MLXR_INLINE void transpose_f32(vf32 r[F32_LANES])
-{
+MLXR_INLINE void transpose_f32(vf32 r[F32_LANES]) {
     vf32 a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), b = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
     vf32 c = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5), d = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
     r[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5);
@@ -317,10 +339,9 @@ MLXR_INLINE void transpose_f32(vf32 r[F32_LANES])
 #endif
 
 #if defined(__AVX512F__)
-#define HALVES(a, b, x, y) __builtin_shufflevector(a, b, 2 * x, 2 * x + 1, 2 * y, 2 * y + 1,                         \
-                                                   8 + 2 * x, 9 + 2 * x, 8 + 2 * y, 9 + 2 * y)
-MLXR_INLINE void transpose_f64(vf64 r[F64_LANES])
-{
+#define HALVES(a, b, x, y)                                                                                             \
+    __builtin_shufflevector(a, b, 2 * x, 2 * x + 1, 2 * y, 2 * y + 1, 8 + 2 * x, 9 + 2 * x, 8 + 2 * y, 9 + 2 * y)
+MLXR_INLINE void transpose_f64(vf64 r[F64_LANES]) {
     vf64 u[8];
     MLXR_UNROLL for (int i = 0; i < 8; i += 2) {
         u[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
@@ -336,8 +357,7 @@ MLXR_INLINE void transpose_f64(vf64 r[F64_LANES])
     }
 }
 #elif defined(__AVX2__)
-MLXR_INLINE void transpose_f64(vf64 r[F64_LANES])
-{
+MLXR_INLINE void transpose_f64(vf64 r[F64_LANES]) {
     vf64 a = __builtin_shufflevector(r[0], r[1], 0, 4, 2, 6), b = __builtin_shufflevector(r[0], r[1], 1, 5, 3, 7);
     vf64 c = __builtin_shufflevector(r[2], r[3], 0, 4, 2, 6), d = __builtin_shufflevector(r[2], r[3], 1, 5, 3, 7);
     r[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5);
@@ -346,8 +366,7 @@ MLXR_INLINE void transpose_f64(vf64 r[F64_LANES])
     r[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
 }
 #else
-MLXR_INLINE void transpose_f64(vf64 r[F64_LANES])
-{
+MLXR_INLINE void transpose_f64(vf64 r[F64_LANES]) {
     vf64 a = __builtin_shufflevector(r[0], r[1], 0, 2);
     r[1] = __builtin_shufflevector(r[0], r[1], 1, 3);
     r[0] = a;
@@ -355,12 +374,10 @@ MLXR_INLINE void transpose_f64(vf64 r[F64_LANES])
 #endif
 
 /* Packed pairs of 16-bit elements in 32-bit lanes: the first elements, and the second ones. */
-MLXR_INLINE vf32 low_half_f32(vf32 pair, int dtype)
-{
+MLXR_INLINE vf32 low_half_f32(vf32 pair, int dtype) {
     return dtype == CODE_BF16 ? (vf32)((vu32)pair << 16) : f16_to_f32(narrow_u32((vu32)pair & 0xffffu));
 }
-MLXR_INLINE vf32 high_half_f32(vf32 pair, int dtype)
-{
+MLXR_INLINE vf32 high_half_f32(vf32 pair, int dtype) {
     return dtype == CODE_BF16 ? (vf32)((vu32)pair & 0xffff0000u) : f16_to_f32(narrow_u32((vu32)pair >> 16));
 }
 
@@ -368,8 +385,8 @@ enum { PREFETCH_BYTES = 512 };
 
 /* X(D, rows) for every height of the micro-kernel */
 #if defined(__AVX512F__)
-#define EACH_HEIGHT(X, D) X(D, 1) X(D, 2) X(D, 3) X(D, 4) X(D, 5) X(D, 6) X(D, 7) X(D, 8) X(D, 9) X(D, 10) X(D, 11)  \
-    X(D, 12) X(D, 13) X(D, 14)
+#define EACH_HEIGHT(X, D)                                                                                              \
+    X(D, 1) X(D, 2) X(D, 3) X(D, 4) X(D, 5) X(D, 6) X(D, 7) X(D, 8) X(D, 9) X(D, 10) X(D, 11) X(D, 12) X(D, 13) X(D, 14)
 #elif defined(__AVX2__)
 #define EACH_HEIGHT(X, D) X(D, 1) X(D, 2) X(D, 3) X(D, 4) X(D, 5) X(D, 6)
 #elif defined(__aarch64__)

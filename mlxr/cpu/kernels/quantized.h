@@ -11,8 +11,7 @@
 #include "microkernel.h"
 
 /* Column `e` of a unit whose words lie NR lanes apart, as float32. */
-MLXR_INLINE vf32 unit_column(const int bits, const uint32_t *words, const int e)
-{
+MLXR_INLINE vf32 unit_column(const int bits, const uint32_t *words, const int e) {
     const int word = e * bits / 32, shift = e * bits % 32;
     vu32 q = (vu32)load_f32(words + word * GEMM_NR_f32) >> shift;
     if (shift + bits > 32) q |= (vu32)load_f32(words + (word + 1) * GEMM_NR_f32) << (32 - shift);
@@ -22,10 +21,12 @@ MLXR_INLINE vf32 unit_column(const int bits, const uint32_t *words, const int e)
 
 /* Memory that will be needed next: `bytes` of each of `rows` rows. Unpacking computes for long enough to hide its way
  * here, provided that the requests are spread out. */
-typedef struct { const char *data; Py_ssize_t row, rows, bytes; } Ahead;
+typedef struct {
+    const char *data;
+    Py_ssize_t row, rows, bytes;
+} Ahead;
 
-MLXR_INLINE void ask_for(const Ahead *ahead, Py_ssize_t part, Py_ssize_t parts)
-{
+MLXR_INLINE void ask_for(const Ahead *ahead, Py_ssize_t part, Py_ssize_t parts) {
     for (Py_ssize_t r = ahead->rows * part / parts; r < ahead->rows * (part + 1) / parts; r++)
         for (Py_ssize_t byte = 0; byte < ahead->bytes; byte += 64)
             __builtin_prefetch(ahead->data + r * ahead->row + byte, 0, 2);
@@ -35,39 +36,41 @@ MLXR_INLINE void ask_for(const Ahead *ahead, Py_ssize_t part, Py_ssize_t parts)
  * dst, NR lanes each; otherwise dst gets one vector of NR sums, the chains of x[k] * w[k] in increasing k from zero.
  * scale * q + bias is rounded once. Limit: arithmetic for one row of A (five operations a vector of weights). */
 MLXR_INLINE void unpack_strip_of(const int bits, const int summed, const uint32_t *words, Py_ssize_t k0, Py_ssize_t nk,
-                                 Py_ssize_t group, const float *scales, const float *biases, const float *x,
-                                 float *dst, const Ahead *ahead, int areas)
-{
+                                 Py_ssize_t group, const float *scales, const float *biases, const float *x, float *dst,
+                                 const Ahead *ahead, int areas) {
     vf32 sum[2] = {{0}, {0}};
     for (Py_ssize_t k = 0; k < nk; k += 32, words += bits * GEMM_NR_f32) {
         const Py_ssize_t g = (k0 + k) / group * GEMM_NR_f32;
         const vf32 scale[2] = {load_f32(scales + g), load_f32(scales + g + F32_LANES)};
         const vf32 bias[2] = {load_f32(biases + g), load_f32(biases + g + F32_LANES)};
-        for (int i = 0; i < areas; i++) ask_for(ahead + i, k / 32, nk / 32);
+        for (int i = 0; i < areas; i++)
+            ask_for(ahead + i, k / 32, nk / 32);
         MLXR_UNROLL_32 for (int e = 0; e < 32; e++) {
             MLXR_UNROLL for (int v = 0; v < 2; v++) {
                 vf32 w = fma_f32(scale[v], unit_column(bits, words + v * F32_LANES, e), bias[v]);
-                if (summed) sum[v] = fma_f32(splat_f32(x[k + e]), w, sum[v]);
-                else store_f32(dst + (k + e) * GEMM_NR_f32 + v * F32_LANES, w);
+                if (summed)
+                    sum[v] = fma_f32(splat_f32(x[k + e]), w, sum[v]);
+                else
+                    store_f32(dst + (k + e) * GEMM_NR_f32 + v * F32_LANES, w);
             }
         }
     }
     if (summed)
-        for (int v = 0; v < 2; v++) store_f32(dst + v * F32_LANES, sum[v]);
+        for (int v = 0; v < 2; v++)
+            store_f32(dst + v * F32_LANES, sum[v]);
 }
 
 static void unpack_strip(int bits, const uint32_t *words, Py_ssize_t k0, Py_ssize_t nk, Py_ssize_t group,
                          const float *scales, const float *biases, const float *x, float *dst, const Ahead *ahead,
-                         int areas)
-{
-#define WITH_BITS(B)                                                                                                 \
-    case B:                                                                                                          \
-        if (x) unpack_strip_of(B, 1, words, k0, nk, group, scales, biases, x, dst, ahead, areas);                    \
-        else unpack_strip_of(B, 0, words, k0, nk, group, scales, biases, x, dst, ahead, areas);                      \
+                         int areas) {
+#define WITH_BITS(B)                                                                                                   \
+    case B:                                                                                                            \
+        if (x)                                                                                                         \
+            unpack_strip_of(B, 1, words, k0, nk, group, scales, biases, x, dst, ahead, areas);                         \
+        else                                                                                                           \
+            unpack_strip_of(B, 0, words, k0, nk, group, scales, biases, x, dst, ahead, areas);                         \
         break;
-    switch (bits) {
-        WITH_BITS(1) WITH_BITS(2) WITH_BITS(3) WITH_BITS(4) WITH_BITS(5) WITH_BITS(6) WITH_BITS(8)
-    }
+    switch (bits) { WITH_BITS(1) WITH_BITS(2) WITH_BITS(3) WITH_BITS(4) WITH_BITS(5) WITH_BITS(6) WITH_BITS(8) }
 #undef WITH_BITS
 }
 

@@ -239,7 +239,9 @@ class QQLinear(_Quantized):
         return f"input_dims={input_dims}, output_dims={output_dims}, {self._format_repr()}"
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.qqmm(x, self["weight"], scales=self.get("scales"), **self._format())
+        return mx.qqmm(  # type: ignore[attr-defined]
+            x, self["weight"], scales=self.get("scales"), **self._format()
+        )
 
     def quantize(self) -> None:
         """Quantize the weight, unless it is."""

@@ -1,0 +1,137 @@
+"""The command line: ``python -m mlxr info | smoke``.
+
+Each command is a function of the parsed arguments that returns the exit status. Knows the public package and the
+registry of backends; nothing imports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import mlxr
+from mlxr.backends import registry
+from mlxr.cpu import select
+
+# What the main job runs, in this order: each checks its own results and says so by its exit status.
+EXAMPLES = ("digits.py", "minilm.py")
+PACKAGES = ("numpy", "safetensors", "mlx", "scikit-learn", "tokenizers")
+
+
+def _size(nbytes: int) -> str:
+    """Return a number of bytes as people read it."""
+    value, units = float(nbytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "mlxr", mlxr.__version__
+    yield "Python", platform.python_version()
+    for package in PACKAGES:
+        version = _version(package)
+        if version is not None:
+            yield package, version
+
+
+def _backends() -> Iterator[tuple[str, str]]:
+    for status in registry.statuses():
+        verdict = f"unavailable: {status.reason}" if status.backend is None else "available"
+        yield status.entry.device, f"{verdict} ({status.entry.summary})"
+
+
+def _memory() -> Iterator[tuple[str, str]]:
+    yield "active", _size(mlxr.get_active_memory())
+    yield "peak", _size(mlxr.get_peak_memory())
+    yield "cached", f"{_size(mlxr.get_cache_memory())} of at most {_size(mlxr.get_cache_limit())}"
+    yield "limit", _size(mlxr.get_memory_limit())
+
+
+def _print_section(title: str, rows: Iterator[tuple[str, str]]) -> None:
+    print(title)
+    for name, value in rows:
+        print(f"  {name:<24}{value}")
+
+
+def info(_: argparse.Namespace) -> int:
+    """Print devices, backends with reasons, instruction set, threads, memory and versions."""
+    _print_section("Versions", _versions())
+    _print_section("Machine", iter([
+        ("system", f"{platform.system()} {platform.machine()}"),
+        ("processors", f"{select.default_threads()} of {os.cpu_count()} for this process"),
+        ("instruction sets", ", ".join(select.supported())),
+    ]))
+    _print_section("Devices and backends", _backends())
+    print(f"  {'default':<24}{mlxr.default_device()!r}")
+    for status in registry.statuses():
+        if status.backend is not None:
+            _print_section(f"Backend {status.entry.device}", iter(status.backend.info().items()))
+    _print_section("Memory", _memory())
+    return 0
+
+
+def _examples_folder() -> Path | None:
+    """Return the examples of the checkout that this package is installed from, if there is one."""
+    folder = Path(mlxr.__file__).parent.parent / "examples"
+    return folder if all((folder / name).exists() for name in EXAMPLES) else None
+
+
+def smoke(arguments: argparse.Namespace) -> int:
+    """Run the main job: the examples, each in a process of its own, which check and print their results."""
+    folder = arguments.examples or _examples_folder()
+    if folder is None:
+        print("the examples are not here: run this in a checkout, or name their folder: --examples FOLDER",
+              file=sys.stderr)
+        return 2
+    rows = []
+    for name in EXAMPLES:
+        print(name, flush=True)
+        start = time.perf_counter()
+        status = subprocess.run([sys.executable, folder / name, "--device", arguments.device], check=False).returncode
+        rows.append((name, "ok" if status == 0 else f"FAILED with status {status}", time.perf_counter() - start))
+        print(flush=True)
+    _print_section("Main job", iter((name, f"{verdict}, {seconds:.1f} s") for name, verdict, seconds in rows))
+    return 0 if all(verdict == "ok" for _, verdict, _ in rows) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mlxr", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        summary = (function.__doc__ or "").splitlines()[0]
+        added = commands.add_parser(function.__name__, help=summary, description=summary)
+        added.set_defaults(run=function)
+        return added
+
+    command(info)
+    runs = command(smoke)
+    runs.add_argument("--device", default="cpu", help="device to compute on (default: cpu)")
+    runs.add_argument("--examples", type=Path, help="folder with the examples (default: that of the checkout)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    parsed = _parser().parse_args(arguments)
+    return int(parsed.run(parsed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

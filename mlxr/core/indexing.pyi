@@ -1,0 +1,13 @@
+from typing import Any
+
+from mlxr.core.primitive import Primitive
+from mlxr.core.tensor import Tensor
+
+builtin_slice: type[slice]
+
+def resolve_slice(item: slice, n: int) -> tuple[int, int, int]: ...
+def basic_getitem(slicing: Primitive, reshaping: Primitive, x: Tensor, index: Any) -> Tensor | None: ...
+def assign(target: Tensor, value: Tensor) -> None: ...
+def write_slice(
+    x: Tensor, value: Tensor, starts: tuple[int, ...], shape: tuple[int, ...], steps: tuple[int, ...]
+) -> bool: ...
