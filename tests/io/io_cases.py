@@ -6,9 +6,9 @@ import json
 import struct
 
 import numpy as np
-from mlxr.core.dtype import ALL_DTYPES
 
 import mlxr as mx
+from mlxr.core.dtype import ALL_DTYPES
 
 NAMES = [dtype.name for dtype in ALL_DTYPES]
 
