@@ -60,7 +60,7 @@ test: $(VENV)/ready-dev $(BUILT) ## the test suite (TESTS="tests/io -k fuzz" run
 
 lint: $(VENV)/ready-dev ## ruff, cython-lint and clang-format
 	$(BIN)/ruff check .
-	$(BIN)/cython-lint mlxr
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint mlxr  # it calls pycodestyle by name
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 
 typecheck: $(VENV)/ready-dev $(BUILT) ## mypy over the package, and the stubs against the built modules
