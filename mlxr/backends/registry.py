@@ -65,17 +65,14 @@ def bind(device: Device) -> Backend:
         With the reason, if it does not exist here.
     """
     entry = BACKENDS[device.name]
-    if importlib.util.find_spec(entry.module) is None:
-        raise BackendUnavailableError(
-            f"device {device.name!r} ({entry.summary}) is not available: {entry.module} is not part of this build",
-            device=device.name, reason=f"{entry.module} is not part of this build",
-        )
     try:
+        if importlib.util.find_spec(entry.module) is None:
+            raise BackendUnavailableError(f"{entry.module} is not part of this build")
         return importlib.import_module(entry.module).make(device)
     except BackendUnavailableError as error:
-        reason = str(error.facts.get("reason") or error)
         raise BackendUnavailableError(
-            f"device {device.name!r} is not available: {error}", device=device.name, reason=reason
+            f"device {device.name!r} ({entry.summary}) is not available: {error}",
+            device=device.name, reason=str(error),
         ) from error
 
 
@@ -86,7 +83,7 @@ def statuses() -> list[Status]:
         try:
             result.append(Status(entry, devices.backend_of(entry.device), None))
         except BackendUnavailableError as error:
-            result.append(Status(entry, None, str(error.facts.get("reason") or error)))
+            result.append(Status(entry, None, error.facts["reason"]))
     return result
 
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from mlxr.core import device as devices
 from mlxr.errors import ArgumentTypeError, InvalidValueError
 
+if TYPE_CHECKING:
+    from mlxr.backends.cpu import CpuBackend
+
 __all__ = ["get_num_threads", "set_num_threads"]
+
+
+def _backend() -> CpuBackend:
+    return cast("CpuBackend", devices.backend_of("cpu"))
 
 
 def set_num_threads(count: int) -> int:
@@ -32,9 +41,9 @@ def set_num_threads(count: int) -> int:
         raise ArgumentTypeError(f"a number of threads is an int, got {count!r}", count=count)
     if not 1 <= count < 1 << 16:
         raise InvalidValueError(f"a number of threads lies in [1, 65536), got {count}", count=count)
-    return devices.backend_of("cpu").set_threads(count.__index__())
+    return _backend().set_threads(count.__index__())
 
 
 def get_num_threads() -> int:
     """Return the most threads that one operation on the CPU may use."""
-    return devices.backend_of("cpu").get_threads()
+    return _backend().get_threads()

@@ -180,7 +180,7 @@ def orthogonal(gain: float = 1.0, dtype: mx.Dtype = mx.float32) -> Initializer:
             raise ShapeError(f"orthogonal takes a matrix, not the shape {a.shape}", shapes=[a.shape])
         rows, columns = a.shape
         size = max(rows, columns)
-        q, r = mx.linalg.qr(mx.random.normal((size, size)), stream=mx.cpu)  # type: ignore[attr-defined]
+        q, r = mx.linalg.qr(mx.random.normal((size, size)), stream=mx.cpu)
         # Which signs QR gives is a matter of the library; those of R's diagonal make Q uniformly distributed.
         q = q * mx.sign(mx.diag(r))
         return (gain * q[:rows, :columns]).astype(dtype)

@@ -6,6 +6,7 @@ Gradients exist where they are products of matrices: inverse, solve, determinant
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -157,7 +158,7 @@ _BAD = (
     Refusal((np.ones((2, 2), np.float16),), DtypeError),
 )
 _NOT_SQUARE = (*_BAD, Refusal((np.ones((2, 3), np.float32),), ShapeError))
-_RULES = {"dtypes": REAL_LANES, "ulps": 256, "scale": lambda a, *args, **kw: np.abs(a).sum() + 1}
+_RULES: dict[str, Any] = {"dtypes": REAL_LANES, "ulps": 256, "scale": lambda a, *args, **kw: np.abs(a).sum() + 1}
 
 
 # ------------------------------------------------------------------ factorizations
@@ -560,7 +561,7 @@ def _solve_samples(rng):
     yield Sample((_regular(rng, 2, 3, 3), spread(rng, (3, 2), -1, 1)))
 
 
-_SOLVE = {
+_SOLVE: dict[str, Any] = {
     "dtypes": REAL_LANES, "ulps": 256, "scale": lambda a, b, **kw: np.abs(a).sum() + np.abs(b).sum(),
     "differentiable": (0, 1), "samples": _solve_samples,
     "refusals": (
@@ -639,7 +640,7 @@ def _determined(a, op):
     return _matrices(astype(a, promote_types(result, dtypes.float32)), op, REAL_LANES, True), result
 
 
-_DETERMINED = {
+_DETERMINED: dict[str, Any] = {
     "differentiable": (0,), "dtypes": FLOATING + INTEGER, "ulps": 64, "samples": _square_samples(_regular),
     "refusals": (Refusal((np.ones(3),), ShapeError), Refusal((np.ones((2, 3)),), ShapeError),
                  Refusal((np.ones((2, 2), np.complex64),), DtypeError)),
@@ -785,11 +786,15 @@ def norm(a, /, ord=None, axis=None, keepdims=False, *, stream=None):
     return _matrix_norm(a, ord, axes, keepdims)
 
 
+def _in_space(x: np.ndarray, axis: int) -> np.ndarray:
+    """Vectors of two or three components, moved from `axis` to the end and filled up to three."""
+    x = np.moveaxis(x, axis, -1)
+    return np.concatenate([x, np.zeros((*x.shape[:-1], 3 - x.shape[-1]), x.dtype)], -1)
+
+
 @operation("elementwise", name="linalg.cross", dtypes=FLOATING + INTEGER, differentiable=(0, 1), ulps=4,
            scale=lambda a, b, axis=-1: np.max(np.abs(a)) * np.max(np.abs(b)),
-           reference=lambda a, b, axis=-1: np.cross(*(
-               np.concatenate([x, np.zeros((*x.shape[:-1], 3 - x.shape[-1]), x.dtype)], -1)
-               for x in (np.moveaxis(a, axis, -1), np.moveaxis(b, axis, -1))), axisc=axis),
+           reference=lambda a, b, axis=-1: np.cross(_in_space(a, axis), _in_space(b, axis), axisc=axis),
            samples=lambda rng: (Sample((spread(rng, a, 0, 3), spread(rng, b, 0, 3)), kw) for a, b, kw in [
                ((3,), (3,), {}), ((2,), (2,), {}), ((2,), (3,), {}), ((4, 3), (3,), {}),
                ((3, 2), (3, 2), {"axis": 0})]),
