@@ -63,7 +63,8 @@ cdef extern from *:
 cdef extern from "quantized.h" nogil:
     ctypedef struct Ahead:
         const char *data
-        Py_ssize_t row, rows, bytes
+        Py_ssize_t bytes
+    void pack_words(const char *words, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t count, uint32_t *dst) noexcept
     void unpack_strip(int bits, const uint32_t *words, Py_ssize_t k0, Py_ssize_t nk, Py_ssize_t group,
                       const float *scales, const float *biases, const float *x, float *dst, const Ahead *ahead,
                       int areas) noexcept
@@ -264,7 +265,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
             p.mb = min(p.ms, round_up(ceil_div(p.ms, parts), p.mr))
 
     # Strips whose neighbours are prefetched are taken in runs.
-    p.grain = max(1, ceil_div(n, p.nb) // target) if p.nb <= nr else 1
+    p.grain = max(1, ceil_div(n, p.nb) // (2 * target)) if p.nb <= nr else 1
 
     p.dot = m == 1 and n == 1 and k > KC and p.a.kind == PLAIN and p.b.kind == PLAIN
     if p.dot:
@@ -384,11 +385,10 @@ cdef void unpack_rows(const Operand *o, Py_ssize_t row, Py_ssize_t col, Py_ssize
                       float *dst, const Ahead *ahead, int areas) noexcept nogil:
     """Unpack up to NR rows x KC columns of a quantized matrix, lanes being rows; see unpack_strip for x and dst. The
     scales and biases start at column `grid_col`."""
-    cdef float words[BLOCK_WORDS * GEMM_NR_f32]
+    cdef uint32_t words[BLOCK_WORDS * GEMM_NR_f32]
     cdef Py_ssize_t stride = o.sw if o.kind == QUANT_LANES else o.sk
-    pack_f32(FLOAT32, o.data + (row * stride + col * o.bits // 32) * 4, stride, 1, rows, cols * o.bits // 32,
-             GEMM_NR_f32, GEMM_NR_f32, words)
-    unpack_strip(o.bits, <const uint32_t *>words, col - grid_col, cols, o.group, scales, biases, x, dst,
+    pack_words(o.data + (row * stride + col * o.bits // 32) * 4, stride * 4, rows, cols * o.bits // 32, words)
+    unpack_strip(o.bits, words, col - grid_col, cols, o.group, scales, biases, x, dst,
                  ahead, areas)
 
 
@@ -513,6 +513,12 @@ cdef void pack_grids(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t col
         pack_grid(p.b.biases, p.b.biases_row, p.b.biases_dtype, j0 + s * nr, k0 // p.b.group, count, groups, strip)
 
 
+cdef inline Ahead share_of(const char *data, Py_ssize_t bytes, Py_ssize_t kb, Py_ssize_t kc,
+                           Py_ssize_t ks) noexcept nogil:
+    cdef Py_ssize_t start = bytes * kb // ks
+    return Ahead(data + start, bytes * (kb + kc) // ks - start)
+
+
 cdef void unpack_panel(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t kb, Py_ssize_t cols, Py_ssize_t ks,
                        Py_ssize_t kc, const float *row, const float *grids, float *sums, float *panel) noexcept nogil:
     """The panel of a block of k of a quantized operand whose rows are lanes. With one row of A there is no panel: the
@@ -522,17 +528,15 @@ cdef void unpack_panel(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t k
     cdef const float *scales
     cdef Ahead ahead[3]
     cdef int areas = 0
-    if cols <= nr and kb + kc < ks:
-        areas = 1
-        ahead[0] = Ahead(o.data + (j0 * o.sw + (k0 + kb + kc) * o.bits // 32) * 4, o.sw * 4, cols, KC * o.bits // 8)
-    elif cols <= nr:
+    if cols <= nr:
+        # Ask for this block's share of the next strip, which is the next to be unpacked.
         areas = 3
         count = min(nr, p.n - j0 - cols)
-        ahead[0] = Ahead(o.data + ((j0 + cols) * o.sw + k0 * o.bits // 32) * 4, o.sw * 4, count, KC * o.bits // 8)
-        x = item_size(o.scales_dtype)
-        ahead[1] = Ahead(o.scales + (j0 + cols) * o.scales_row * x, o.scales_row * x, count, p.grids * x)
-        x = item_size(o.biases_dtype)
-        ahead[2] = Ahead(o.biases + (j0 + cols) * o.biases_row * x, o.biases_row * x, count, p.grids * x)
+        ahead[0] = share_of(o.data + (j0 + cols) * o.sw * 4, count * o.sw * 4, kb, kc, ks)
+        x = item_size(o.scales_dtype) * o.scales_row
+        ahead[1] = share_of(o.scales + (j0 + cols) * x, count * x, kb, kc, ks)
+        x = item_size(o.biases_dtype) * o.biases_row
+        ahead[2] = share_of(o.biases + (j0 + cols) * x, count * x, kb, kc, ks)
     for s in range(ceil_div(cols, nr)):
         scales = grids + s * p.grids * nr
         count = min(nr, cols - s * nr)

@@ -19,17 +19,17 @@ MLXR_INLINE vf32 unit_column(const int bits, const uint32_t *words, const int e)
     return __builtin_convertvector((vi32)q, vf32);
 }
 
-/* Memory that will be needed next: `bytes` of each of `rows` rows. Unpacking computes for long enough to hide its way
- * here, provided that the requests are spread out. */
+/* Memory that will be needed next. Unpacking computes for long enough to hide its way here, provided that the requests
+ * are spread out, and in the order of addresses, which DRAM serves best. */
 typedef struct {
     const char *data;
-    Py_ssize_t row, rows, bytes;
+    Py_ssize_t bytes;
 } Ahead;
 
 MLXR_INLINE void ask_for(const Ahead *ahead, Py_ssize_t part, Py_ssize_t parts) {
-    for (Py_ssize_t r = ahead->rows * part / parts; r < ahead->rows * (part + 1) / parts; r++)
-        for (Py_ssize_t byte = 0; byte < ahead->bytes; byte += 64)
-            __builtin_prefetch(ahead->data + r * ahead->row + byte, 0, 2);
+    const Py_ssize_t lines = (ahead->bytes + 63) / 64;
+    for (Py_ssize_t line = lines * part / parts; line < lines * (part + 1) / parts; line++)
+        __builtin_prefetch(ahead->data + line * 64, 0, 2);
 }
 
 /* nk columns (a multiple of 32, the first being column k0 of its row) of a strip of NR rows. With x NULL they go to
@@ -58,6 +58,24 @@ MLXR_INLINE void unpack_strip_of(const int bits, const int summed, const uint32_
     if (summed)
         for (int v = 0; v < 2; v++)
             store_f32(dst + v * F32_LANES, sum[v]);
+}
+
+/* Words of up to NR rows, transposed: dst[word][row]. As pack_f32, with everything but the rows' distance a constant. */
+static void pack_words(const char *words, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t count, uint32_t *dst) {
+    Py_ssize_t t = 0;
+    if (rows == GEMM_NR_f32)
+        for (; t + F32_LANES <= count; t += F32_LANES)
+            for (int v = 0; v < 2; v++) {
+                vf32 block[F32_LANES];
+                const char *p = words + v * F32_LANES * row + t * 4;
+                uint32_t *to = dst + t * GEMM_NR_f32 + v * F32_LANES;
+                MLXR_UNROLL for (int i = 0; i < F32_LANES; i++, p += row) block[i] = load_f32(p);
+                transpose_f32(block);
+                MLXR_UNROLL for (int i = 0; i < F32_LANES; i++) store_f32(to + i * GEMM_NR_f32, block[i]);
+            }
+    if (t < count)
+        pack_f32(CODE_F32, words + t * 4, row / 4, 1, rows, count - t, GEMM_NR_f32, GEMM_NR_f32,
+                 (float *)(dst + t * GEMM_NR_f32));
 }
 
 static void unpack_strip(int bits, const uint32_t *words, Py_ssize_t k0, Py_ssize_t nk, Py_ssize_t group,
