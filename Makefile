@@ -81,7 +81,7 @@ sanitize: build/sanitize/built ## the tests under AddressSanitizer and Undefined
 shim: $(SHIM) ## the optional C ABI over upstream MLX (MLX_SRC=checkout, or the wheel)
 
 test-ffi: $(VENV)/ready-dev $(BUILT) $(SHIM) ## the tests that need the shim
-	$(PYTEST) tests/shim
+	$(PYTEST) tests/shim tests/backends
 
 lint-ffi: $(VENV)/ready-dev $(VENV)/ready-upstream ## the shim's sources with all warnings as errors, and its binding against the header
 	$(BIN)/python shim/generate_binding.py --check

@@ -1,0 +1,3 @@
+from mlxr.backends.cpu import CpuBackend
+
+def register(backend: CpuBackend) -> None: ...
