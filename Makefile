@@ -75,7 +75,7 @@ bench: $(VENV)/ready-bench $(BUILT) ## asv benchmarks of this working tree (BENC
 
 sanitize: build/sanitize/built ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
 	LD_PRELOAD="$$($(or $(CC),cc) -print-file-name=libasan.so) $$($(or $(CC),cc) -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	PYTHONPATH=build/sanitize/lib $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS)
 
 shim: $(SHIM) ## the optional C ABI over upstream MLX (MLX_SRC=checkout, or the wheel)
