@@ -28,7 +28,7 @@ SHIM := mlxr/shim/libmlxr_shim.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
 SHIM_SOURCES := $(shell find shim -name '*.h' -o -name '*.hpp' -o -name '*.c' -o -name '*.cpp' -o -name '*.map' -o -name build.py)
 
 # What runs under the sanitizers: all tests but those that start programs of their own.
-SANITIZE_TESTS ?= tests --ignore=tests/shim --ignore=tests/test_examples.py --ignore=tests/test_main.py
+SANITIZE_TESTS ?= tests --ignore=tests/shim --ignore=tests/test_examples.py --ignore=tests/test_main.py --ignore=tests/test_docs.py
 
 ifeq ($(origin CC),default)
 CCACHE := $(shell command -v ccache 2>/dev/null)
@@ -75,7 +75,7 @@ bench: $(VENV)/ready-bench $(BUILT) ## asv benchmarks of this working tree (BENC
 
 sanitize: build/sanitize/built ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
 	LD_PRELOAD="$$($(or $(CC),cc) -print-file-name=libasan.so) $$($(or $(CC),cc) -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:suppressions=$(CURDIR)/tests/ubsan.supp PYTHONMALLOC=malloc \
 	PYTHONPATH=build/sanitize/lib $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS)
 
 shim: $(SHIM) ## the optional C ABI over upstream MLX (MLX_SRC=checkout, or the wheel)
