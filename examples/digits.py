@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -65,26 +67,35 @@ def accuracy(model: Classifier, x: mx.array, y: mx.array) -> float:
     return mx.mean(mx.argmax(model(x), axis=-1) == y).item()
 
 
+def steps(model: Classifier, x: mx.array, y: mx.array, epochs: int) -> Iterator[mx.array]:
+    """Train `model`, one batch after the other, and yield the loss of each."""
+    optimizer = optimizers.AdamW(optimizers.cosine_decay(2e-3, epochs * (len(y) // BATCH)), weight_decay=1e-2)
+    loss_and_gradients = nn.value_and_grad(model, partial(loss, model))
+    model.train()
+    for _ in range(epochs):
+        order = mx.random.permutation(len(y))
+        for start in range(0, len(y) - BATCH + 1, BATCH):
+            batch = order[start : start + BATCH]
+            value, gradients = loss_and_gradients(x[batch], y[batch])
+            optimizer.update(model, gradients)
+            mx.eval(model.state, optimizer.state)
+            yield value
+
+
 def train(x: mx.array, y: mx.array, epochs: int) -> Classifier:
     """Return a trained model. The same seed gives the same bits."""
     mx.random.seed(SEED)
     model = Classifier()
-    steps = epochs * (len(y) // BATCH)
-    optimizer = optimizers.AdamW(optimizers.cosine_decay(2e-3, steps), weight_decay=1e-2)
-    loss_and_gradients = nn.value_and_grad(model, partial(loss, model))
-
-    model.train()
-    with tqdm(total=steps, unit="step") as progress:
-        for epoch in range(epochs):
-            order = mx.random.permutation(len(y))
-            for start in range(0, len(y) - BATCH + 1, BATCH):
-                batch = order[start : start + BATCH]
-                value, gradients = loss_and_gradients(x[batch], y[batch])
-                optimizer.update(model, gradients)
-                mx.eval(model.state, optimizer.state)
-                progress.update()
-            progress.set_description(f"epoch {epoch + 1}, loss {value.item():.3f}")
+    progress = tqdm(steps(model, x, y, epochs), total=epochs * (len(y) // BATCH), unit="step")
+    for value in progress:
+        progress.set_postfix_str(f"loss {value.item():.3f}", refresh=False)
     return model
+
+
+def first_losses(x: mx.array, y: mx.array, count: int, hidden: int) -> list[float]:
+    """Return the losses of the first steps of a training: what tells whether two devices compute the same."""
+    mx.random.seed(SEED)
+    return [value.item() for value in islice(steps(Classifier(hidden), x, y, epochs=30), count)]
 
 
 def save(model: Classifier, file: Path) -> str:
@@ -111,12 +122,17 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=30, help="how often every image is seen")
     parser.add_argument("--out", type=Path, help="where to save the model (.safetensors); by default nowhere")
     parser.add_argument("--evaluate", type=Path, metavar="FILE", help="only print the accuracy of a saved model")
+    parser.add_argument("--losses", type=int, metavar="N", help="only print the losses of the first N steps")
+    parser.add_argument("--hidden", type=int, default=256, help="features of the model whose losses are printed")
     args = parser.parse_args()
 
     mx.set_default_device(args.device)
     x, y, test_x, test_y = digits()
     if args.evaluate:
         print(accuracy(load(args.evaluate), test_x, test_y))
+        return 0
+    if args.losses:
+        print(*first_losses(x, y, args.losses, args.hidden), sep="\n")
         return 0
 
     with tempfile.TemporaryDirectory() as folder:

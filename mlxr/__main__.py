@@ -13,15 +13,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 import mlxr
 from mlxr.backends import registry
+from mlxr.core.device import backend_of
 from mlxr.cpu import select
+from mlxr.errors import MlxrError
 
 # What the main job runs, in this order: each checks its own results and says so by its exit status.
 EXAMPLES = ("digits.py", "minilm.py")
+# A device other than the CPU first has to train as the CPU does: this many steps, whose losses agree to a tolerance.
+LOSSES = 20
+LOSS_TOLERANCE = 1e-3
 PACKAGES = ("numpy", "safetensors", "mlx", "scikit-learn", "tokenizers")
 
 
@@ -92,22 +100,58 @@ def _examples_folder() -> Path | None:
     return folder if all((folder / name).exists() for name in EXAMPLES) else None
 
 
+def _losses(example: Path, device: str, hidden: int) -> np.ndarray:
+    """Return the first losses of the training example on a device, computed by another Python."""
+    command = [sys.executable, str(example), "--device", device, "--losses", str(LOSSES), "--hidden", str(hidden)]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return np.array(printed.split(), np.float64)
+
+
+def _compare_losses(example: Path, device: str, hidden: int) -> str:
+    """Return the verdict on the first losses of a device, set against the CPU's."""
+    try:
+        ours, theirs = (_losses(example, name, hidden) for name in (device, "cpu"))
+    except subprocess.CalledProcessError as error:
+        return f"FAILED with status {error.returncode}"
+    if len(ours) != LOSSES or len(theirs) != LOSSES:
+        return f"FAILED: {len(ours)} losses, the CPU has {len(theirs)}"
+    furthest = np.max(np.abs(ours - theirs) / np.abs(theirs))  # NaN if any is
+    verdict = "ok" if furthest <= LOSS_TOLERANCE else "FAILED"
+    return f"{verdict}, within {furthest:.1e} of the CPU's"
+
+
 def smoke(arguments: argparse.Namespace) -> int:
     """Run the main job: the examples, each in a process of its own, which check and print their results."""
-    folder = arguments.examples or _examples_folder()
+    folder, device = arguments.examples or _examples_folder(), arguments.device
     if folder is None:
         print("the examples are not here: run this in a checkout, or name their folder: --examples FOLDER",
               file=sys.stderr)
         return 2
+    try:
+        facts = backend_of(device).info()
+    except MlxrError as error:
+        print(error, file=sys.stderr)
+        return 2
+    # A stand-in of a GPU runs its kernels one thread after the other: what it can show, it shows at a reduced size.
+    reduced = "stand-in" in facts
+    jobs: list[tuple[str, Callable[[], str]]] = []
+    if device != "cpu":
+        title = f"first {LOSSES} losses" + (" at a reduced size" if reduced else "")
+        jobs.append((title, lambda: _compare_losses(folder / EXAMPLES[0], device, 32 if reduced else 256)))
+
+    def run(name: str) -> str:
+        status = subprocess.run([sys.executable, folder / name, "--device", device], check=False).returncode
+        return "ok" if status == 0 else f"FAILED with status {status}"
+
+    jobs += [(name, partial(run, name)) for name in EXAMPLES if not (reduced and name == EXAMPLES[0])]
     rows = []
-    for name in EXAMPLES:
+    for name, job in jobs:
         print(name, flush=True)
         start = time.perf_counter()
-        status = subprocess.run([sys.executable, folder / name, "--device", arguments.device], check=False).returncode
-        rows.append((name, "ok" if status == 0 else f"FAILED with status {status}", time.perf_counter() - start))
+        rows.append((name, job(), time.perf_counter() - start))
         print(flush=True)
     _print_section("Main job", iter((name, f"{verdict}, {seconds:.1f} s") for name, verdict, seconds in rows))
-    return 0 if all(verdict == "ok" for _, verdict, _ in rows) else 1
+    return 0 if all(verdict.startswith("ok") for _, verdict, _ in rows) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,6 +31,10 @@ def test_digits(tmp_path: Path) -> None:
     model = digits.train(x, y, epochs=3)
     trained = digits.accuracy(model, test_x, test_y)
     assert trained > 0.9
+    losses = digits.first_losses(x, y, count=3, hidden=32)
+    assert len(losses) == 3
+    assert losses == digits.first_losses(x, y, count=3, hidden=32)
+    assert 1 < losses[2] < losses[0] < 4
     first = digits.save(model, tmp_path / "first.safetensors")
     assert digits.accuracy(digits.load(tmp_path / "first.safetensors"), test_x, test_y) == trained
     assert digits.save(digits.train(x, y, epochs=3), tmp_path / "again.safetensors") == first

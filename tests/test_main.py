@@ -57,6 +57,39 @@ def test_smoke_fails_if_an_example_does(tmp_path, capfd, digits, minilm, expecte
     assert out.count("FAILED") == expected
 
 
+LOSSES = """
+import sys
+device = sys.argv[sys.argv.index("--device") + 1]
+if device == "broken":
+    sys.exit(3)
+for step in range(20 if device != "short" else 19):
+    print(1 + step + (0.1 if device == "off" and step == 7 else 1e-5))
+if device == "nan":
+    print("nan")
+"""
+
+
+@pytest.mark.parametrize(
+    ("device", "verdict"),
+    [("same", "ok, within 0.0e+00"), ("off", "FAILED, within 1.2e-02"), ("broken", "FAILED with status 3"),
+     ("short", "FAILED: 19 losses"), ("nan", "FAILED: 21 losses")],
+)
+def test_losses_are_compared_with_the_cpus(tmp_path, device, verdict):
+    (tmp_path / "digits.py").write_text(LOSSES)
+    assert command_line._compare_losses(tmp_path / "digits.py", device, 32).startswith(verdict)
+
+
+def test_a_loss_that_is_no_number_fails(tmp_path):
+    (tmp_path / "digits.py").write_text(LOSSES.replace('0.1 if device == "off"', 'float("nan") if device == "off"'))
+    assert command_line._compare_losses(tmp_path / "digits.py", "off", 32).startswith("FAILED, within nan")
+
+
+@pytest.mark.parametrize("device", ["tpu", *[s.entry.device for s in registry.statuses() if s.backend is None][:1]])
+def test_smoke_on_a_device_that_is_not_here(device, capsys):
+    assert command_line.main(["smoke", "--device", device]) == 2
+    assert device in capsys.readouterr().err
+
+
 def test_smoke_without_a_checkout(monkeypatch, capsys):
     monkeypatch.setattr(mx, "__file__", str(Path(mx.__file__).parent / "somewhere" / "else" / "__init__.py"))
     assert command_line.main(["smoke"]) == 2
