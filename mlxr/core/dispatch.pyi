@@ -7,6 +7,8 @@ from mlxr.core.dtype import Dtype
 from mlxr.core.primitive import Primitive
 from mlxr.core.tensor import Tensor
 
+def product(p: Primitive, a: Any, b: Any, stream: StreamLike) -> Tensor | None: ...
+
 # One tensor, or a tuple of them, as the primitive's `infer` says.
 def apply(
     p: Primitive, inputs: tuple[Tensor, ...], params: tuple[Any, ...] = (), stream: StreamLike = None

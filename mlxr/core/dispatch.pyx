@@ -8,7 +8,7 @@ few tens of nanoseconds; everything else goes through :func:`apply`.
 
 Must not know about particular ops or kernels.
 """
-from mlxr.core.abi cimport GIL_WORK, MAX_NDIM
+from mlxr.core.abi cimport FLOAT16, GIL_WORK, MAX_NDIM
 from mlxr.core.convert cimport scalar_like, scalar_tensor
 from mlxr.core.device cimport Device, check_stream
 from mlxr.core.dtype cimport dtype_of
@@ -143,6 +143,55 @@ cdef Tensor _new_broadcast(object dtype, object op, Tensor x, Tensor y):
             )
         shape[axis] = n if m == 1 else m
     return new_tensor(dtype, x.device_, ndim, shape)
+
+
+cpdef Tensor product(Primitive p, object a, object b, object stream):
+    """Apply a matrix product to operands that need no preparation.
+
+    Parameters
+    ----------
+    p : Primitive
+        Takes two stacks of matrices and no parameters.
+    a, b : Tensor or anything else
+    stream : Stream or Device, optional
+
+    Returns
+    -------
+    Tensor or None
+        The product of two tensors of one inexact dtype, on one device, that have two axes at least and shapes that fit.
+        None for all others: what to make of them, and of errors, is the op's business.
+    """
+    cdef Py_ssize_t shape[MAX_NDIM]
+    cdef Tensor x, y, out
+    cdef tuple inputs
+    cdef int axis, i, j, ndim
+    cdef Py_ssize_t m, n
+    if type(a) is not Tensor or type(b) is not Tensor:
+        return None
+    x, y = <Tensor>a, <Tensor>b
+    if x.ref.dtype != y.ref.dtype or x.ref.dtype < FLOAT16 or x.device_ is not y.device_:
+        return None
+    if x.ref.ndim < 2 or y.ref.ndim < 2 or x.ref.shape[x.ref.ndim - 1] != y.ref.shape[y.ref.ndim - 2]:
+        return None
+    ndim = max(x.ref.ndim, y.ref.ndim)
+    for axis in range(ndim - 2):
+        i = axis - ndim + x.ref.ndim
+        j = axis - ndim + y.ref.ndim
+        m = x.ref.shape[i] if i >= 0 else 1
+        n = y.ref.shape[j] if j >= 0 else 1
+        if m != n and m != 1 and n != 1:
+            return None
+        shape[axis] = n if m == 1 else m
+    shape[ndim - 2] = x.ref.shape[x.ref.ndim - 2]
+    shape[ndim - 1] = y.ref.shape[y.ref.ndim - 1]
+    if stream is not None:
+        check_stream(stream, x.device_, p.name)
+    out = new_tensor(x.dtype_, x.device_, ndim, shape)
+    inputs = (new_alias(x), new_alias(y))
+    _backend(x.device_).run(p, inputs, (out,), ())
+    if x.node is not None or y.node is not None:
+        record(p, inputs, (out,), ())
+    return out
 
 
 cpdef apply(Primitive p, tuple inputs, tuple params=(), object stream=None):

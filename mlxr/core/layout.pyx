@@ -113,6 +113,54 @@ cdef bint _reshape_strides(Tensor x, int ndim, const Py_ssize_t *shape, Py_ssize
     return True
 
 
+def normalize_axes(axes, int ndim, op):
+    """Return `axes` (an int, a sequence of ints, or None for all) as a sorted tuple counted from the front.
+
+    Raises
+    ------
+    AxisError
+        If one is out of range or occurs twice.
+    ShapeError
+        If `ndim` is more than a tensor can have.
+    """
+    cdef unsigned long seen = 0
+    cdef int axis
+    if ndim > MAX_NDIM:
+        raise ShapeError(f"[{op}] a tensor has at most {MAX_NDIM} axes, got {ndim}", op=op, ndim=ndim)
+    if axes is None:
+        return tuple([axis for axis in range(ndim)])
+    if isinstance(axes, int) or hasattr(axes, "__index__"):
+        return (normalize_axis(axes, ndim, op),)
+    for value in axes:
+        axis = normalize_axis(value, ndim, op)
+        if seen >> axis & 1:
+            raise AxisError(f"[{op}] repeated axis in {tuple(axes)}", op=op, axis=tuple(axes), ndim=ndim)
+        seen |= <unsigned long>1 << axis
+    return tuple([axis for axis in range(ndim) if seen >> axis & 1])
+
+
+def without_axes(tuple shape not None, tuple axes not None):
+    """Return the extents of the other axes: the shape of a reduction over `axes`."""
+    cdef Py_ssize_t axis
+    if len(axes) == 1:
+        axis = axes[0]
+        return shape[:axis] + shape[axis + 1:]
+    return tuple([shape[axis] for axis in range(len(shape)) if axis not in axes])
+
+
+def with_unit_axes(tuple shape not None, tuple axes not None):
+    """Return `shape` with extents of 1 put in at `axes` of the result."""
+    cdef int axis, old = 0
+    cdef list result = []
+    for axis in range(len(shape) + len(axes)):
+        if axis in axes:
+            result.append(1)
+        else:
+            result.append(shape[old])
+            old += 1
+    return tuple(result)
+
+
 def resolve_shape(Tensor x not None, shape):
     """Return `shape` (an int or a sequence with at most one -1) as a tuple that holds x.size elements.
 
@@ -192,30 +240,47 @@ def reshape(Primitive p not None, Tensor x not None, tuple shape, contiguous):
 
 def transpose(Primitive p not None, Tensor x not None, axes):
     """Return `x` with its axes permuted (reversed if `axes` is None), recorded as `p`."""
-    cdef int ndim = x.ref.ndim, axis, source
-    cdef Tensor view = new_view(x, ndim)
+    cdef int ndim = x.ref.ndim, axis
+    cdef int order[MAX_NDIM]
     cdef unsigned long seen = 0
     if axes is None:
-        order = tuple(range(ndim - 1, -1, -1))
-    else:
-        order = (axes,) if isinstance(axes, int) else tuple(axes)
-        if len(order) != ndim:
-            raise AxisError(
-                f"[transpose] got {len(order)} axes for an array with {ndim} dimensions", op="transpose", axis=order,
-                ndim=ndim,
-            )
-    normalized = []
+        for axis in range(ndim):
+            order[axis] = ndim - 1 - axis
+        return _permuted(p, x, order)
+    given = (axes,) if isinstance(axes, int) else tuple(axes)
+    if len(given) != ndim:
+        raise AxisError(
+            f"[transpose] got {len(given)} axes for an array with {ndim} dimensions", op="transpose", axis=given,
+            ndim=ndim,
+        )
     for axis in range(ndim):
-        source = normalize_axis(order[axis], ndim, "transpose")
-        if seen >> source & 1:
-            raise AxisError(f"[transpose] repeated axis in {order}", op="transpose", axis=order, ndim=ndim)
-        seen |= <unsigned long>1 << source
-        normalized.append(source)
-        view.ref.shape[axis] = x.ref.shape[source]
-        view.ref.strides[axis] = x.ref.strides[source]
+        order[axis] = normalize_axis(given[axis], ndim, "transpose")
+        if seen >> order[axis] & 1:
+            raise AxisError(f"[transpose] repeated axis in {given}", op="transpose", axis=given, ndim=ndim)
+        seen |= <unsigned long>1 << order[axis]
+    return _permuted(p, x, order)
+
+
+def swapaxes(Primitive p not None, Tensor x not None, axis1, axis2):
+    """Return `x` with two axes exchanged, recorded as `p`, a transposition."""
+    cdef int ndim = x.ref.ndim, axis, i = normalize_axis(axis1, ndim, "swapaxes")
+    cdef int j = normalize_axis(axis2, ndim, "swapaxes")
+    cdef int order[MAX_NDIM]
+    for axis in range(ndim):
+        order[axis] = j if axis == i else i if axis == j else axis
+    return _permuted(p, x, order)
+
+
+cdef Tensor _permuted(Primitive p, Tensor x, const int *order):
+    """Return the view whose axis k is axis ``order[k]`` of `x`."""
+    cdef int ndim = x.ref.ndim, axis
+    cdef Tensor view = new_view(x, ndim)
+    for axis in range(ndim):
+        view.ref.shape[axis] = x.ref.shape[order[axis]]
+        view.ref.strides[axis] = x.ref.strides[order[axis]]
     finish_view(view)
     if x.node is not None:
-        record(p, (x,), (view,), (tuple(normalized),))
+        record(p, (x,), (view,), (tuple([order[axis] for axis in range(ndim)]),))
     return view
 
 

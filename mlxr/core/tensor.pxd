@@ -46,5 +46,5 @@ cdef int attach(Tensor x, Storage storage) except -1
 cdef tuple shape_tuple(Tensor x)
 cdef tuple strides_tuple(Tensor x)
 cdef int overwrite(Tensor target, Tensor source) except -1
-cdef int normalize_axis(object axis, int ndim, object op) except -1
+cpdef int normalize_axis(object axis, int ndim, object op) except -1
 cdef str describe_shape(Tensor x)

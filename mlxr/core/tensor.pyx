@@ -792,8 +792,16 @@ cdef str describe_shape(Tensor x):
     return "(" + ",".join([str(x.ref.shape[axis]) for axis in range(x.ref.ndim)]) + ")"
 
 
-cdef int normalize_axis(object axis, int ndim, object op) except -1:
-    """Return `axis` counted from the front, or raise AxisError."""
+cpdef int normalize_axis(object axis, int ndim, object op) except -1:
+    """Return `axis` counted from the front.
+
+    Raises
+    ------
+    AxisError
+        If it is out of range.
+    ArgumentTypeError
+        If it is no integer.
+    """
     cdef Py_ssize_t k
     try:
         k = axis

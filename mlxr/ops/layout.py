@@ -11,6 +11,8 @@ import mlxr.ops as ops  # other families: complete by the time a function runs
 from mlxr.core import layout
 from mlxr.core.dispatch import apply, as_operand, broadcast_shapes
 from mlxr.core.dtype import promote_types
+from mlxr.core.layout import normalize_axes
+from mlxr.core.tensor import normalize_axis
 from mlxr.errors import ArgumentTypeError, AxisError, InvalidValueError, ShapeError
 from mlxr.ops.declare import EVERY, Refusal, Sample, operation, primitive, spread
 from mlxr.ops.elementwise import astype, contiguous
@@ -21,40 +23,6 @@ __all__ = [
     "pad", "permute_dims", "repeat", "reshape", "roll", "split", "squeeze", "stack", "swapaxes", "tile",
     "transpose", "unflatten", "unstack", "view",
 ]
-
-
-
-
-def normalize_axis(axis, ndim, op):
-    """Return `axis` counted from the front.
-
-    Raises
-    ------
-    AxisError
-        If it is out of range.
-    ArgumentTypeError
-        If it is no integer.
-    """
-    if not hasattr(axis, "__index__"):
-        raise ArgumentTypeError(f"[{op}] an axis is an int, got {axis!r}", op=op, axis=axis)
-    axis = axis.__index__()
-    if not -ndim <= axis < ndim:
-        raise AxisError(
-            f"[{op}] axis {axis} is out of bounds for an array with {ndim} dimensions", op=op, axis=axis, ndim=ndim
-        )
-    return axis + ndim if axis < 0 else axis
-
-
-def normalize_axes(axes, ndim, op):
-    """Return `axes` (an int, a sequence of ints, or None for all) as a sorted tuple counted from the front."""
-    if axes is None:
-        return tuple(range(ndim))
-    if hasattr(axes, "__index__"):
-        return (normalize_axis(axes, ndim, op),)
-    result = sorted(normalize_axis(axis, ndim, op) for axis in axes)
-    if len(set(result)) != len(result):
-        raise AxisError(f"[{op}] repeated axis in {tuple(axes)}", op=op, axis=tuple(axes), ndim=ndim)
-    return tuple(result)
 
 
 def _transpose_back(needs, g, out, x, axes):
@@ -213,11 +181,7 @@ def swapaxes(a, /, axis1, axis2, *, stream=None):
     -------
     Tensor
     """
-    a = as_operand(a, "swapaxes")
-    order = list(range(a.ndim))
-    i, j = normalize_axis(axis1, a.ndim, "swapaxes"), normalize_axis(axis2, a.ndim, "swapaxes")
-    order[i], order[j] = order[j], order[i]
-    return transpose(a, order)
+    return layout.swapaxes(transpose_p, as_operand(a, "swapaxes"), axis1, axis2)
 
 
 @operation("layout", reference=np.moveaxis, dtypes=EVERY, differentiable=(0,), ulps=0,
@@ -306,9 +270,7 @@ def expand_dims(a, /, axis, *, stream=None):
     a = as_operand(a, "expand_dims")
     axes = (axis,) if hasattr(axis, "__index__") else tuple(axis)
     new = normalize_axes(axes, a.ndim + len(axes), "expand_dims")
-    old = iter(a.shape)
-    shape = tuple(1 if k in new else next(old) for k in range(a.ndim + len(axes)))
-    return layout.reshape(reshape_p, a, shape, contiguous)
+    return layout.reshape(reshape_p, a, layout.with_unit_axes(a.shape, new), contiguous)
 
 
 @operation("layout", reference=np.squeeze, dtypes=EVERY, differentiable=(0,), ulps=0,
@@ -334,16 +296,16 @@ def squeeze(a, /, axis=None, *, stream=None):
         If a named axis has another extent.
     """
     a = as_operand(a, "squeeze")
+    shape = a.shape
     if axis is None:
-        axes = tuple(k for k, n in enumerate(a.shape) if n == 1)
+        axes = tuple(k for k, n in enumerate(shape) if n == 1)
     else:
         axes = normalize_axes(axis, a.ndim, "squeeze")
         for k in axes:
-            if a.shape[k] != 1:
-                raise ShapeError(f"[squeeze] cannot squeeze axis {k} with size {a.shape[k]}", op="squeeze", axis=k,
-                                 shapes=(a.shape,))
-    shape = tuple(n for k, n in enumerate(a.shape) if k not in axes)
-    return layout.reshape(reshape_p, a, shape, contiguous)
+            if shape[k] != 1:
+                raise ShapeError(f"[squeeze] cannot squeeze axis {k} with size {shape[k]}", op="squeeze", axis=k,
+                                 shapes=(shape,))
+    return layout.reshape(reshape_p, a, layout.without_axes(shape, axes), contiguous)
 
 
 @operation("layout", dtypes=EVERY, differentiable=(0,), ulps=0,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 import mlxr.ops as ops  # other families: complete by the time a function runs
-from mlxr.core.dispatch import apply, as_operand, broadcast_shapes
+from mlxr.core.dispatch import apply, as_operand, broadcast_shapes, product
 from mlxr.core.dtype import promote_types
 from mlxr.errors import DtypeError, InvalidValueError, ShapeError
 from mlxr.ops.declare import COMPLEX, FLOATING, Refusal, Sample, operation, primitive, spread
@@ -142,6 +142,9 @@ def matmul(a, b, /, *, stream=None):
     Operands of any strides are read where they lie. Every element is summed over k in one fixed order: see
     docs/numerics.md.
     """
+    result = product(matmul_p, a, b, stream)
+    if result is not None:
+        return result
     a, b, drop = _factors(a, b, "matmul")
     result = apply(matmul_p, (a, b), (), stream)
     return squeeze(result, drop) if drop else result

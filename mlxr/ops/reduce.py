@@ -9,6 +9,7 @@ import numpy as np
 import mlxr.ops as ops  # other families: complete by the time a function runs
 from mlxr.core import dtype as dtypes
 from mlxr.core.dispatch import apply, as_operand
+from mlxr.core.layout import with_unit_axes, without_axes
 from mlxr.errors import ShapeError
 from mlxr.ops.declare import (
     EVERY,
@@ -43,10 +44,6 @@ __all__ = [
 
 
 
-def _kept(shape, axes):
-    return tuple(n for axis, n in enumerate(shape) if axis not in axes)
-
-
 def _ones(shape, axes):
     """`shape` with the reduced axes as extents of 1: what broadcasts against the operand."""
     return tuple(1 if axis in axes else n for axis, n in enumerate(shape))
@@ -65,7 +62,7 @@ def _sum_dtype(dtype):
 
 def _infer(result):
     def infer(inputs, params):
-        return _kept(inputs[0].shape, params[0]), result(inputs[0].dtype)
+        return without_axes(inputs[0].shape, params[0]), result(inputs[0].dtype)
 
     return infer
 
@@ -125,7 +122,7 @@ mean_p = primitive(
 var_p = primitive(
     "var", "reduce",
     lambda inputs, params: (
-        _kept(inputs[0].shape, params[0]),
+        without_axes(inputs[0].shape, params[0]),
         dtypes.float32 if inputs[0].dtype.kind == "c" else _at_least_float(inputs[0].dtype),
     ),
     vjp=_var_back,
@@ -145,7 +142,7 @@ def _reduce(p, a, axis, keepdims, stream, *params):
     a = as_operand(a, p.name)
     axes = normalize_axes(axis, a.ndim, p.name)
     result = apply(p, (a,), (axes, *params), stream)
-    return reshape(result, _ones(a.shape, axes)) if keepdims else result
+    return reshape(result, with_unit_axes(result.shape, axes)) if keepdims else result
 
 
 def _numpy(function, **fixed):
