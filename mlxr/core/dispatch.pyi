@@ -7,6 +7,7 @@ from mlxr.core.dtype import Dtype
 from mlxr.core.primitive import Primitive
 from mlxr.core.tensor import Tensor
 
+def product_shape(x: Tensor, y: Tensor) -> tuple[int, ...] | None: ...
 def product(p: Primitive, a: Any, b: Any, stream: StreamLike) -> Tensor | None: ...
 
 # One tensor, or a tuple of them, as the primitive's `infer` says.

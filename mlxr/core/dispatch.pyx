@@ -145,6 +145,32 @@ cdef Tensor _new_broadcast(object dtype, object op, Tensor x, Tensor y):
     return new_tensor(dtype, x.device_, ndim, shape)
 
 
+cdef int _product_extents(Tensor x, Tensor y, Py_ssize_t *shape) noexcept:
+    """Work out the extents of the product of two stacks of matrices. Returns their number, or -1 if they do not fit."""
+    cdef int axis, i, j, ndim = max(x.ref.ndim, y.ref.ndim)
+    cdef Py_ssize_t m, n
+    if x.ref.ndim < 2 or y.ref.ndim < 2 or x.ref.shape[x.ref.ndim - 1] != y.ref.shape[y.ref.ndim - 2]:
+        return -1
+    for axis in range(ndim - 2):
+        i = axis - ndim + x.ref.ndim
+        j = axis - ndim + y.ref.ndim
+        m = x.ref.shape[i] if i >= 0 else 1
+        n = y.ref.shape[j] if j >= 0 else 1
+        if m != n and m != 1 and n != 1:
+            return -1
+        shape[axis] = n if m == 1 else m
+    shape[ndim - 2] = x.ref.shape[x.ref.ndim - 2]
+    shape[ndim - 1] = y.ref.shape[y.ref.ndim - 1]
+    return ndim
+
+
+def product_shape(Tensor x not None, Tensor y not None):
+    """Return the shape of the product of two stacks of matrices, or None if their shapes do not fit."""
+    cdef Py_ssize_t shape[MAX_NDIM]
+    cdef int axis, ndim = _product_extents(x, y, shape)
+    return None if ndim < 0 else tuple([shape[axis] for axis in range(ndim)])
+
+
 cpdef Tensor product(Primitive p, object a, object b, object stream):
     """Apply a matrix product to operands that need no preparation.
 
@@ -164,26 +190,15 @@ cpdef Tensor product(Primitive p, object a, object b, object stream):
     cdef Py_ssize_t shape[MAX_NDIM]
     cdef Tensor x, y, out
     cdef tuple inputs
-    cdef int axis, i, j, ndim
-    cdef Py_ssize_t m, n
+    cdef int ndim
     if type(a) is not Tensor or type(b) is not Tensor:
         return None
     x, y = <Tensor>a, <Tensor>b
     if x.ref.dtype != y.ref.dtype or x.ref.dtype < FLOAT16 or x.device_ is not y.device_:
         return None
-    if x.ref.ndim < 2 or y.ref.ndim < 2 or x.ref.shape[x.ref.ndim - 1] != y.ref.shape[y.ref.ndim - 2]:
+    ndim = _product_extents(x, y, shape)
+    if ndim < 0:
         return None
-    ndim = max(x.ref.ndim, y.ref.ndim)
-    for axis in range(ndim - 2):
-        i = axis - ndim + x.ref.ndim
-        j = axis - ndim + y.ref.ndim
-        m = x.ref.shape[i] if i >= 0 else 1
-        n = y.ref.shape[j] if j >= 0 else 1
-        if m != n and m != 1 and n != 1:
-            return None
-        shape[axis] = n if m == 1 else m
-    shape[ndim - 2] = x.ref.shape[x.ref.ndim - 2]
-    shape[ndim - 1] = y.ref.shape[y.ref.ndim - 1]
     if stream is not None:
         check_stream(stream, x.device_, p.name)
     out = new_tensor(x.dtype_, x.device_, ndim, shape)

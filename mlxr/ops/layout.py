@@ -13,7 +13,7 @@ from mlxr.core.dispatch import apply, as_operand, broadcast_shapes
 from mlxr.core.dtype import promote_types
 from mlxr.core.layout import normalize_axes
 from mlxr.core.tensor import normalize_axis
-from mlxr.errors import ArgumentTypeError, AxisError, InvalidValueError, ShapeError
+from mlxr.errors import AxisError, InvalidValueError, ShapeError
 from mlxr.ops.declare import EVERY, Refusal, Sample, operation, primitive, spread
 from mlxr.ops.elementwise import astype, contiguous
 

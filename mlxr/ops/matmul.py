@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 import mlxr.ops as ops  # other families: complete by the time a function runs
-from mlxr.core.dispatch import apply, as_operand, broadcast_shapes, product
+from mlxr.core.dispatch import apply, as_operand, product, product_shape
 from mlxr.core.dtype import promote_types
 from mlxr.errors import DtypeError, InvalidValueError, ShapeError
 from mlxr.ops.declare import COMPLEX, FLOATING, Refusal, Sample, operation, primitive, spread
@@ -28,17 +28,16 @@ __all__ = ["addmm", "inner", "matmul", "outer", "tensordot", "vecdot"]
 
 def _product_shape(a, b, op):
     """Return the shape of the product of two stacks of matrices."""
+    shape = product_shape(a, b)
+    if shape is not None:
+        return shape
     if a.shape[-1] != b.shape[-2]:
         raise ShapeError(
             f"[{op}] Last dimension of first input with shape {a.shape} must match second to last dimension of second "
             f"input with shape {b.shape}.", op=op, shapes=(a.shape, b.shape),
         )
-    try:
-        batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    except ShapeError:
-        raise ShapeError(f"[{op}] the stacks of shapes {a.shape} and {b.shape} cannot be broadcast", op=op,
-                         shapes=(a.shape, b.shape)) from None
-    return (*batch, a.shape[-2], b.shape[-1])
+    raise ShapeError(f"[{op}] the stacks of shapes {a.shape} and {b.shape} cannot be broadcast", op=op,
+                     shapes=(a.shape, b.shape))
 
 
 def _matmul_back(needs, g, out, a, b):
@@ -92,7 +91,7 @@ def _factors(a, b, op):
     if b.ndim == 1:
         b = expand_dims(b, 1)
         drop.append(-1)
-    return astype(a, dtype), astype(b, dtype), tuple(drop)
+    return a if a.dtype is dtype else astype(a, dtype), b if b.dtype is dtype else astype(b, dtype), tuple(drop)
 
 
 def _matmul_samples(rng):
@@ -192,8 +191,9 @@ def addmm(c, a, b, /, alpha=1.0, beta=1.0, *, stream=None):
     """
     a, b, drop = _factors(a, b, "addmm")
     c = as_operand(c, "addmm")
-    dtype = promote_types(a.dtype, c.dtype)
-    a, b, c = astype(a, dtype), astype(b, dtype), astype(c, dtype)
+    if a.dtype is not c.dtype:
+        dtype = promote_types(a.dtype, c.dtype)
+        a, b, c = astype(a, dtype), astype(b, dtype), astype(c, dtype)
     shape = _product_shape(a, b, "addmm")
     for axis in sorted(drop):  # where a vector's axis will be dropped, c has none
         if c.ndim:

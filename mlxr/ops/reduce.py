@@ -53,11 +53,15 @@ def _spread_back(g, x, axes):
     return broadcast_to(reshape(g, _ones(x.shape, axes)), x.shape)
 
 
+# Small integers add up in 32 bits, as upstream has it.
+_WIDER = {
+    dtypes.bool_: dtypes.int32, dtypes.int8: dtypes.int32, dtypes.int16: dtypes.int32,
+    dtypes.uint8: dtypes.uint32, dtypes.uint16: dtypes.uint32,
+}
+
+
 def _sum_dtype(dtype):
-    # Small integers add up in 32 bits, as upstream has it.
-    if dtype.kind == "b" or dtype in (dtypes.int8, dtypes.int16):
-        return dtypes.int32
-    return dtypes.uint32 if dtype in (dtypes.uint8, dtypes.uint16) else dtype
+    return _WIDER.get(dtype, dtype)
 
 
 def _infer(result):
