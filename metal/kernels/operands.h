@@ -79,3 +79,32 @@ METAL_FUNC long lead_offset(constant Lead& lead, constant Steps& steps, uint ind
     }
     return offset;
 }
+
+// A matrix of a stack: rows `row` apart; steps.inner from column to column.
+struct Matrix {
+    Steps steps;
+    long row;
+};
+
+// ------------------------------------------------------------------ products of matrices that are named by index
+
+// The record in which kernels note an index out of bounds: class Fault in mlxr/backends/metal/launch.py.
+struct FaultRecord {
+    atomic_uint claimed;
+    uint array;
+    long index;
+};
+
+// Where the matrix that indices[batch] names begins. An index without a matrix is noted, by one thread of the group that
+// meets it first, and the first matrix taken in its place.
+METAL_FUNC long gathered_offset(constant Matrix& matrix, device const uint* indices, uint batch, uint count, uint array,
+                                device FaultRecord* fault, bool notes) {
+    const uint index = indices[batch];
+    if (index < count)
+        return matrix.steps.start + long(index) * matrix.steps.lead[0];
+    if (notes && atomic_exchange_explicit(&fault->claimed, 1u, memory_order_relaxed) == 0u) {
+        fault->array = array;
+        fault->index = long(index);
+    }
+    return matrix.steps.start;
+}

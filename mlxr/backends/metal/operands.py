@@ -54,7 +54,7 @@ def bind(op: str, x: Tensor, lead: Axes, n: int, strides: Axes, inner: int) -> t
 
 def broadcast_strides(x: Tensor, lead: Axes) -> Axes:
     """Return the strides of a stack of matrices over the leading extents of a result."""
-    missing = len(lead) - (x.ndim - 2)
+    missing = len(lead) - max(x.ndim - 2, 0)
     return (0,) * missing + tuple(
         0 if extent == 1 else step for extent, step in zip(x.shape[:-2], x.strides[:-2], strict=True)
     )
