@@ -11,8 +11,7 @@ import struct
 from typing import Any, NamedTuple
 
 from mlxr.backends.metal.launch import SIMD, Argument, Fault, Launch, Scratch, ceil_div, plan
-from mlxr.backends.metal.operands import bind, broadcast_strides, joined, pack_lead, pack_steps, require
-from mlxr.core import dtype as dtypes
+from mlxr.backends.metal.operands import INDICES, bind, broadcast_strides, joined, pack_lead, pack_matrix, require
 from mlxr.core.tensor import Tensor
 
 LARGE, SMALL = 64, 32        # edges of tiles
@@ -21,8 +20,6 @@ BLOCK_K = 16
 ENOUGH_GROUPS = 64           # threadgroups that keep a GPU busy: below that, tiles are smaller, and k may be cut
 LEAST_PART = 256             # multiplications that a part of k has at least
 MATVEC_SIMDS, MATVEC_ROWS = 8, 4
-
-INDICES = frozenset((dtypes.uint32,))
 
 A_BY_COLUMNS, B_BY_COLUMNS, HAS_ADDEND, GATHERED, SPLIT = range(5)
 
@@ -40,12 +37,12 @@ class _Operand(NamedTuple):
     @classmethod
     def make(cls, op: str, x: Tensor, lead: Axes, steps: Axes, extents: Axes, strides: Axes) -> _Operand:
         argument, start = bind(op, x, (*lead, extents[0]), extents[1], (*steps, strides[0]), strides[1])
-        return cls(argument, pack_steps(start, steps, strides[1]) + struct.pack("<q", strides[0]))
+        return cls(argument, pack_matrix(start, steps, *strides))
 
 
 def _absent(stand_in: Tensor) -> _Operand:
     """Return an operand that kernels do not read, bound to the memory of another."""
-    return _Operand(stand_in, pack_steps(0, (), 0) + bytes(8))
+    return _Operand(stand_in, pack_matrix(0, (), 0, 0))
 
 
 class _Product:

@@ -14,14 +14,15 @@ from mlxr.core.dtype import Dtype
 from mlxr.core.tensor import Tensor
 
 __all__ = [
-    "FLOATS", "INTEGERS", "MAX_LEAD", "bind", "broadcast_strides", "dtype_constants", "joined", "pack_lead",
-    "pack_steps", "require",
+    "FLOATS", "INDICES", "INTEGERS", "MAX_LEAD", "bind", "broadcast_strides", "dtype_constants", "joined", "pack_lead",
+    "pack_matrix", "pack_steps", "require",
 ]
 
 FLOATS = frozenset((dtypes.float32, dtypes.float16, dtypes.bfloat16))
 INTEGERS = frozenset((
     dtypes.uint8, dtypes.uint16, dtypes.uint32, dtypes.uint64, dtypes.int8, dtypes.int16, dtypes.int32, dtypes.int64,
 ))
+INDICES = frozenset((dtypes.uint32,))  # of gathered products
 MAX_LEAD = 6  # leading axes that Lead holds
 
 Axes = tuple[int, ...]
@@ -68,3 +69,8 @@ def pack_lead(shape: Axes) -> bytes:
 def pack_steps(start: int, lead: Axes, inner: int) -> bytes:
     """Return struct Steps: where an operand begins, and its strides within a row and over the leading axes."""
     return struct.pack(f"<{MAX_LEAD + 2}q", start, inner, *lead, *(0,) * (MAX_LEAD - len(lead)))
+
+
+def pack_matrix(start: int, lead: Axes, row: int, column: int) -> bytes:
+    """Return struct Matrix: a stack of matrices, with the strides of their rows and columns."""
+    return pack_steps(start, lead, column) + struct.pack("<q", row)
