@@ -20,7 +20,7 @@ from mlxr.errors import BoundsError, UnsupportedOpError
 __all__ = [
     "FAULT_BYTES", "MAX_DIMS", "MAX_ELEMENTS", "PLANS", "SIMD", "Argument", "At", "Fault", "Launch", "Layout", "Plan",
     "Scratch", "ceil_div", "check_dtypes", "check_size", "collapse", "layout", "lowest", "plan", "refuse",
-    "row_major",
+    "row_major", "strided",
 ]
 
 # Threads of a SIMD group on every Apple GPU; kernels and plans rely on it.
@@ -269,3 +269,18 @@ def lowest(op: str, x: Tensor, shape: Sequence[int], strides: Sequence[int]) -> 
     if below + above >= MAX_ELEMENTS // 2:
         raise refuse(op, f"Metal kernels step over less than 2**31 elements; this view spans {below + above}", (x,))
     return (At(x, -below * x.itemsize) if below else x), below
+
+
+def strided(space: Layout, starts: Sequence[int]) -> bytes:
+    """Return the ``Strided<N>`` of metal/kernels/strides.h.
+
+    Parameters
+    ----------
+    space : Layout
+    starts : sequence of int
+        Per array, elements from the bound address to the first element.
+    """
+    room = (0,) * (MAX_DIMS - len(space.shape))
+    head = (space.size, len(space.shape), *starts, *space.shape, *room)
+    steps = [step for array in space.strides for step in (*array, *room)]
+    return struct.pack(f"<{len(head)}I{len(steps)}i", *head, *steps)
