@@ -162,14 +162,21 @@ METAL_FUNC float gelu_sigmoid_f32(float x) {
     return x > 10.5f ? x : sigmoid_times(c, v, rest);
 }
 
-// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x**3))), which is x sigmoid of twice the argument. 16 ulp far left of zero,
-// where the exponential multiplies the rounding of its argument.
+// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x**3))), which is x sigmoid of twice the argument. Far left of zero the
+// exponential multiplies the argument's rounding errors, so they are kept. 4 ulp.
 METAL_FUNC float gelu_tanh_f32(float x) {
-    const float c = x < -10.0f ? -10.0f : x;
+    const float c = x < -11.2f ? -11.2f : x;
     const float square = c * c;
-    const float slope = metal::fma(square, 0.07135481627159982f, 1.5957691216057308f);
+    const float cubic = square * 0.07135481627159982f;
+    const float slope = 1.5957691216057308f + cubic;
+    const float small = cubic < 1.5957691216057308f ? cubic : 1.5957691216057308f;
+    const float large = cubic < 1.5957691216057308f ? 1.5957691216057308f : cubic;
+    float slope_rest = (large - slope) + small;
+    slope_rest += metal::fma(square, 0.07135481627159982f, -cubic);
+    slope_rest += metal::fma(metal::fma(c, c, -square), 0.07135481627159982f, square * 2.397831960765373e-09f);
+    slope_rest += -4.534068032135963e-08f;
     const float v = c * slope;
-    const float rest = metal::fma(c, slope, -v);
+    const float rest = metal::fma(c, slope, -v) + c * slope_rest;
     return x > 5.0f ? x : sigmoid_times(c, v, rest);
 }
 

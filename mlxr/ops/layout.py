@@ -934,8 +934,7 @@ def pad(a, pad_width, mode="constant", constant_values=0, *, stream=None):
         raise InvalidValueError(f"[pad] widths cannot be negative, got {pad_width}", op="pad")
     shape = tuple(n + low + high for n, (low, high) in zip(a.shape, widths, strict=True))
     if mode == "constant":
-        value = astype(as_operand(constant_values, "pad"), a.dtype)
-        base = ops.full(shape, value)
+        base = ops.full(shape, constant_values, a.dtype, device=a.device)
         starts = tuple(low for low, _ in widths)
         return apply(slice_update_p, (base, a), (starts, a.shape, (1,) * a.ndim)) if a.size else base
     if mode != "edge":

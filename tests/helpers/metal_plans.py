@@ -117,3 +117,68 @@ def device():
 
     devices.install_binder(bind)
     return devices.get_device("metal", INDEX)
+
+
+def ordinals(values: np.ndarray, dtype) -> np.ndarray:
+    """Return where each of some float32 values stands among the values of a floating dtype: neighbours differ by one."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.int32).astype(np.int64)
+    if dtype.name == "bfloat16":
+        bits >>= 16
+    elif dtype.name == "float16":
+        bits = np.ascontiguousarray(values, np.float32).astype(np.float16).view(np.int16).astype(np.int64)
+    sign = -(2**31) if dtype.name == "float32" else -(2**15)
+    return np.where(bits < 0, sign - bits, bits)
+
+
+def as_numpy(x) -> np.ndarray:
+    """Return a tensor's elements; floating ones as float32, which holds them all."""
+    return np.array(x.astype(importlib.import_module("mlxr").float32) if x.dtype.kind == "f" else x)
+
+
+def agree(expected: Tensor, got: Tensor, ulps: float = 0, scale: float = 0.0) -> None:
+    """Assert that two tensors have the same shape, dtype and elements.
+
+    Parameters
+    ----------
+    expected, got : Tensor
+        Of a host backend and of the stand-in.
+    ulps : float
+        How many values of the dtype floats may lie apart. NaN equals NaN; zeros of either sign are equal.
+    scale : float
+        Differences of up to `ulps` units in the last place of a number of this size are forgiven too.
+    """
+    assert got.shape == expected.shape
+    assert got.dtype is expected.dtype
+    a, b = as_numpy(expected), as_numpy(got)
+    if expected.dtype.kind != "f":
+        assert np.array_equal(a, b, equal_nan=expected.dtype.kind == "c"), f"{a} != {b}"
+        return
+    nan = np.isnan(a)
+    assert np.array_equal(nan, np.isnan(b)), f"NaN at {np.argwhere(nan != np.isnan(b))[:5].tolist()}"
+    apart = np.abs(ordinals(np.where(nan, 0, a), expected.dtype) - ordinals(np.where(nan, 0, b), expected.dtype))
+    bits = {"float32": 24, "float16": 11, "bfloat16": 8}[expected.dtype.name]
+    with np.errstate(invalid="ignore"):
+        near = np.abs(a - b) <= ulps * scale * 2.0**-bits
+    wrong = (apart > ulps) & ~near & (a != b) & ~nan
+    assert not wrong.any(), (
+        f"{wrong.sum()} of {wrong.size} differ, by up to {apart[wrong].max()} ulp, e.g. "
+        f"{[(x.item(), y.item()) for x, y in zip(a[wrong][:4], b[wrong][:4], strict=True)]} "
+        f"at {np.argwhere(wrong)[:4].tolist()}"
+    )
+
+
+def bits_of(x: Tensor) -> np.ndarray:
+    """Return a tensor's elements as a NumPy array that any device takes in: bfloat16 as its 16 bits."""
+    mx = importlib.import_module("mlxr")
+    return np.array(x.view(mx.uint16)) if x.dtype is mx.bfloat16 else np.array(x)
+
+
+def elementwise(name: str):
+    """Return the function of the elementwise primitive called `name`."""
+    mx = importlib.import_module("mlxr")
+    dispatch = importlib.import_module("mlxr.core.dispatch")
+    if hasattr(mx, name):
+        return getattr(mx, name)
+    unary = name in importlib.import_module("mlxr.backends.metal.elementwise").UNARY
+    primitive = importlib.import_module("mlxr.core.primitive").registry[name]
+    return (dispatch.unary_function if unary else dispatch.binary_function)(primitive, name, "")
