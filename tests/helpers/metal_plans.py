@@ -1,8 +1,8 @@
 """A device that runs launch plans on the software stand-in, without the Metal runtime.
 
 Tensors of the device live in host memory; a primitive's plan runs through ``metal/standin/harness.py``. So public
-functions of mlxr exercise plans and kernels, in any thread order, with or without the checker. The device is "metal" with
-an index that no machine has, and leaves the real backend alone.
+functions of mlxr exercise plans and kernels, in any thread order, with or without the checker. The device is "metal"
+with an index that no machine has, and leaves the real backend alone. Beside it: operands, and how results are compared.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
+import mlxr as mx
 from mlxr.backends import registry
 from mlxr.backends.base import Backend
 from mlxr.backends.metal.launch import FAULT_BYTES, PLANS, At, Fault
 from mlxr.core import device as devices
+from mlxr.core.dispatch import binary_function, unary_function
+from mlxr.core.primitive import registry as primitives
 from mlxr.core.tensor import Tensor
 from mlxr.errors import UnsupportedOpError
 
 ROOT = Path(__file__).parents[2]
 INDEX = 63
+# What a function meets at the edges of its domain, and near them.
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 1.5, 2.5, -2.5, 3.0, 10.0, -10.0, 1e-4, -1e-4, np.inf, -np.inf,
+           np.nan, 100.0, -100.0, 30000.0, 1.0001, 0.9999]
 FAMILIES = ("copy", "elementwise", "indexing", "random", "reduce", "sort")
 
 if str(ROOT) not in sys.path:
@@ -120,7 +126,7 @@ def device():
 
 
 def ordinals(values: np.ndarray, dtype) -> np.ndarray:
-    """Return where each of some float32 values stands among the values of a floating dtype: neighbours differ by one."""
+    """Return where float32 values stand among the values of a floating dtype: neighbours differ by one."""
     bits = np.ascontiguousarray(values, np.float32).view(np.int32).astype(np.int64)
     if dtype.name == "bfloat16":
         bits >>= 16
@@ -132,7 +138,7 @@ def ordinals(values: np.ndarray, dtype) -> np.ndarray:
 
 def as_numpy(x) -> np.ndarray:
     """Return a tensor's elements; floating ones as float32, which holds them all."""
-    return np.array(x.astype(importlib.import_module("mlxr").float32) if x.dtype.kind == "f" else x)
+    return np.array(x.astype(mx.float32) if x.dtype.kind == "f" else x)
 
 
 def agree(expected: Tensor, got: Tensor, ulps: float = 0, scale: float = 0.0) -> None:
@@ -169,16 +175,36 @@ def agree(expected: Tensor, got: Tensor, ulps: float = 0, scale: float = 0.0) ->
 
 def bits_of(x: Tensor) -> np.ndarray:
     """Return a tensor's elements as a NumPy array that any device takes in: bfloat16 as its 16 bits."""
-    mx = importlib.import_module("mlxr")
     return np.array(x.view(mx.uint16)) if x.dtype is mx.bfloat16 else np.array(x)
 
 
 def elementwise(name: str):
     """Return the function of the elementwise primitive called `name`."""
-    mx = importlib.import_module("mlxr")
-    dispatch = importlib.import_module("mlxr.core.dispatch")
     if hasattr(mx, name):
         return getattr(mx, name)
-    unary = name in importlib.import_module("mlxr.backends.metal.elementwise").UNARY
-    primitive = importlib.import_module("mlxr.core.primitive").registry[name]
-    return (dispatch.unary_function if unary else dispatch.binary_function)(primitive, name, "")
+    from mlxr.backends.metal.elementwise import UNARY
+
+    unary = name in UNARY
+    return (unary_function if unary else binary_function)(primitives[name], name, "")
+
+
+def values(dtype, rng: np.random.Generator, n: int = 300) -> Tensor:
+    """Return `n` values of a dtype, special ones among them."""
+    if dtype is mx.bool_:
+        return mx.array(rng.random(n) > 0.5)
+    if dtype.kind in "ui":
+        low, high = mx.iinfo(dtype).min, mx.iinfo(dtype).max
+        some = [low, low + 1, 0, 1, 2, 3, 7, high, high - 1] + ([-1, -2, -3, -7] if dtype.kind == "i" else [])
+        small = rng.integers(-9 if dtype.kind == "i" else 0, 10, n)
+        wide = rng.integers(low, high, n, dtype=np.dtype(dtype.name), endpoint=True)
+        array = np.where(rng.random(n) < 0.5, small.astype(wide.dtype), wide)
+        array[: len(some)] = some
+        return mx.array(rng.permutation(array))
+    array = rng.standard_normal(n) * np.exp(rng.uniform(-3, 4, n))
+    array[: len(SPECIAL)] = SPECIAL
+    return mx.array(rng.permutation(array).astype(np.float32)).astype(dtype)
+
+
+def on(device, *tensors: Tensor) -> list[Tensor]:
+    """Return tensors' elements on a device."""
+    return [mx.array(bits_of(x), device=device).view(x.dtype) for x in tensors]
