@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mlxr.backends.metal.launch import SIMD, Argument, Fault, Launch, Scratch, ceil_div, plan
@@ -58,8 +59,10 @@ class _Product:
         self.m, self.n, self.k = out.shape[-2], out.shape[-1], a.shape[-1]
         self.gathered = gathered
         self.batch = math.prod(out.shape[:-2])
+        self.lead: Axes = ()
+        self.steps: Sequence[Axes]
         if gathered:
-            self.lead, self.steps = (), tuple(x.strides[:1] for x in operands)
+            self.steps = tuple(x.strides[:1] for x in operands)
         else:
             lead = out.shape[:-2]
             self.lead, self.steps = joined(op, lead, [broadcast_strides(x, lead) for x in operands])
@@ -119,9 +122,9 @@ class _Product:
             edge = SMALL
         grid = (ceil_div(self.n, edge), ceil_div(self.m, edge))
         groups = math.prod(grid) * self.batch
-        parts = min(ENOUGH_GROUPS // groups, self.k // LEAST_PART) if groups < ENOUGH_GROUPS and not self.gathered else 1
-        k_part = ceil_div(ceil_div(self.k, max(parts, 1)), BLOCK_K) * BLOCK_K
-        parts = max(ceil_div(self.k, k_part) if k_part else 1, 1)
+        parts = 1 if self.gathered else max(min(ENOUGH_GROUPS // groups, self.k // LEAST_PART), 1)
+        k_part = ceil_div(ceil_div(self.k, parts), BLOCK_K) * BLOCK_K
+        parts = ceil_div(self.k, k_part) if k_part else 1
         sums = Scratch(parts * self.out.size * 4) if parts > 1 else self.out
         packed = self.params(a, b, c, self.m, self.n, k_part, parts)
         constants = (

@@ -12,7 +12,6 @@ from typing import Any
 
 from mlxr.backends.metal.launch import SIMD, Argument, Fault, Launch, ceil_div, plan
 from mlxr.backends.metal.operands import (
-    FLOATS,
     INDICES,
     bind,
     broadcast_strides,
@@ -60,7 +59,7 @@ def _quantize(inputs: Tensors, outputs: Tensors, params: Params) -> list[Launch]
 
 @plan("dequantize")
 def _dequantize(inputs: Tensors, outputs: Tensors, params: Params) -> list[Launch]:
-    (w, scales, biases), (out,), (group_size, bits, _) = inputs, outputs, params
+    (_, scales, biases), (out,), (group_size, bits, _) = inputs, outputs, params
     require("dequantize", (scales, biases, out))
     if not out.size:
         return []
@@ -79,7 +78,7 @@ def _dequantize(inputs: Tensors, outputs: Tensors, params: Params) -> list[Launc
 
 def _product(op: str, operands: Tensors, out: Tensor, params: Params,
              indices: Sequence[Argument] | None = None) -> list[Launch]:
-    """x @ w of stacks of matrices; `indices`, and where to note a wrong one, name those of a gathered product."""
+    """Products of stacks of matrices; `indices`, and where to note a wrong one, name those of a gathered product."""
     transpose, group_size, bits = params
     x, w, scales, biases = operands
     require(op, (x, scales, biases, out))
@@ -97,10 +96,10 @@ def _product(op: str, operands: Tensors, out: Tensor, params: Params,
     bound: list[Argument] = []
     packed = [pack_lead(lead)]
     for t, steps in zip(operands, strides, strict=True):
-        window = t.shape[:1] if gathered else lead
+        window = (*(t.shape[:1] if gathered else lead), t.shape[-2])
         row, column = t.strides[-2:]
         # An operand without elements has no memory, and nothing is read of it.
-        argument, start = bind(op, t, (*window, t.shape[-2]), t.shape[-1], (*steps, row), column) if t.size else (out, 0)
+        argument, start = bind(op, t, window, t.shape[-1], (*steps, row), column) if t.size else (out, 0)
         bound.append(argument)
         packed.append(pack_matrix(start, steps, row, column))
     packed.append(struct.pack("<6I", m, n, k, x.shape[0], w.shape[0], 0))
