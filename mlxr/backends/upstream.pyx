@@ -20,9 +20,9 @@ import threading
 
 import numpy as np
 
-from mlxr.errors import OutOfMemoryError, UnsupportedOpError
+from mlxr.errors import FactorizationError, OutOfMemoryError, UnsupportedOpError
 from mlxr.shim import Array, abi, load
-from mlxr.shim.errors import error_for
+from mlxr.shim.errors import UpstreamError, error_for
 
 from mlxr.backends.base cimport Backend
 from mlxr.core.device cimport Device
@@ -47,6 +47,7 @@ REDUCE = {name: getattr(abi, name.upper()) for name in (
     "sum prod max min all any mean logsumexp var argmax argmin"
 ).split()}
 SCAN = {name: getattr(abi, name.upper()) for name in "cumsum cumprod cummax cummin logcumsumexp".split()}
+LINALG = "svd qr inv cholesky eig eigvals eigh eigvalsh lu_factor".split()
 UPDATES = {
     "assign": abi.UPDATE_SET, "add": abi.UPDATE_ADD, "prod": abi.UPDATE_PROD, "max": abi.UPDATE_MAX,
     "min": abi.UPDATE_MIN,
@@ -55,6 +56,7 @@ UPDATES = {
 # What is recorded before it is handed over without being asked for: bounds the memory of what nobody ever reads.
 cdef enum:
     STEP_LIMIT = 1024
+    CONSTANT_LIMIT = 256    # scalars that are kept, for programs that never stop making new ones
 
 
 # mlxr_instr of the shim's header; test_upstream.py compares the size with the binding's.
@@ -327,6 +329,8 @@ cdef class UpstreamBackend(Backend):
             if dtype == abi.BFLOAT16:
                 array = self.lib.cast(abi.ASTYPE, array, dtype, stream=self.stream)
             value = value_of(array, (), dtype)
+            if len(self.constants) >= CONSTANT_LIMIT:
+                self.constants.clear()
             self.constants[number, dtype] = value
         return value
 
@@ -513,9 +517,13 @@ class Builder:
         """Record an elementwise operation with the shape and dtype of `x`."""
         return self.step(op, x.shape, x.dtype, x, *others)
 
+    def constant(self, value, dtype):
+        """A scalar."""
+        return (<UpstreamBackend>self.backend).constant(value, dtype)
+
     def number(self, value, x):
-        """A constant of x's dtype."""
-        return (<UpstreamBackend>self.backend).constant(value, x.dtype)
+        """A scalar of x's dtype."""
+        return self.constant(value, x.dtype)
 
     def cast(self, x, dtype):
         """`x` in another dtype."""
@@ -524,6 +532,36 @@ class Builder:
     def reshape(self, x, shape):
         """`x` under another shape."""
         return x if x.shape == tuple(shape) else self.step(abi.RESHAPE, shape, x.dtype, x, ints=tuple(shape))
+
+    def zeros(self, shape, dtype):
+        """Zeros."""
+        return self.step(abi.BROADCAST_TO, shape, dtype, self.constant(0, dtype), ints=tuple(shape))
+
+    def part(self, x, axis, start, stop):
+        """The elements from `start` to `stop` along an axis."""
+        n = len(x.shape)
+        starts, stops = [0] * n, list(x.shape)
+        starts[axis], stops[axis] = start, stop
+        shape = [last - first for first, last in zip(starts, stops)]
+        return self.step(abi.SLICE, shape, x.dtype, x, ints=(*starts, *stops, *[1] * n))
+
+    def turned(self, x):
+        """`x` with its last two axes exchanged."""
+        n = len(x.shape)
+        shape = (*x.shape[:-2], x.shape[-1], x.shape[-2])
+        return self.step(abi.TRANSPOSE, shape, x.dtype, x, ints=(*range(n - 2), n - 1, n - 2))
+
+    def joined(self, parts, axis):
+        """The concatenation of `parts`."""
+        while len(parts) > 1:  # a step has four operands
+            groups, parts = [parts[i : i + 4] for i in range(0, len(parts), 4)], []
+            for group in groups:
+                shape = list(group[0].shape)
+                shape[axis] = sum(x.shape[axis] for x in group)
+                whole = len(group) == 1
+                parts.append(group[0] if whole else
+                             self.step(abi.CONCATENATE, shape, group[0].dtype, *group, ints=(axis,)))
+        return parts[0]
 
     def last(self, op, x, keep=True):
         """A reduction of the last axis."""
@@ -745,20 +783,68 @@ def _attention(b, operands, outputs, params):
     return b.step(abi.SDPA, out.shape, dtype.code, q, k, v, mask, ints=(mode,), floats=(scale,))
 
 
+def _visible(b, rows, columns):
+    """Booleans (rows, columns): whether a query sees a key, under the causal mask."""
+    row = value_of(b.lib.arange(0, rows, 1, abi.INT32, stream=b.stream), (rows,), abi.INT32)
+    column = value_of(b.lib.arange(0, columns, 1, abi.INT32, stream=b.stream), (columns,), abi.INT32)
+    last = b.like(abi.ADD, b.reshape(row, (rows, 1)), b.number(columns - rows, row))
+    return b.step(abi.LESS_EQUAL, (rows, columns), abi.BOOL, column, last)
+
+
+def _attention_vjp(b, operands, outputs, params):
+    # Query heads that share a key head are further rows of it, so that all products are plain batched ones. In float32.
+    scale, causal, has_mask, has_sinks, _ = params
+    q, k, v, g, *rest = [x if x.dtype in (abi.BOOL, abi.FLOAT64) else b.cast(x, abi.FLOAT32) for x in operands]
+    batch, heads, queries, depth = q.shape
+    kv_heads, keys = k.shape[1], k.shape[2]
+    groups, dtype = heads // kv_heads, q.dtype
+    rows = groups * queries
+    front, scores_shape = (batch, kv_heads, rows), (batch, kv_heads, rows, keys)
+
+    def product(x, y, *shape):
+        return b.step(abi.MATMUL, shape, dtype, x, y)
+
+    q_rows = b.reshape(b.like(abi.MULTIPLY, q, b.number(scale, q)), (*front, depth))
+    g_rows = b.reshape(g, (*front, v.shape[-1]))
+    scores = product(q_rows, b.turned(k), *scores_shape)
+    lowest = b.number(float(np.finfo(np.float64 if dtype == abi.FLOAT64 else np.float32).min), scores)
+    by_head = (batch, kv_heads, groups, queries, keys)
+    if causal:
+        split = b.reshape(scores, by_head)
+        split = b.step(abi.WHERE, by_head, dtype, _visible(b, queries, keys), split, lowest)
+        scores = b.reshape(split, scores_shape)
+    if has_mask:
+        mask = b.reshape(rest[0], scores_shape)
+        if mask.dtype == abi.BOOL:
+            scores = b.step(abi.WHERE, scores_shape, dtype, mask, scores, lowest)
+        else:
+            scores = b.like(abi.ADD, scores, mask)
+    if has_sinks:
+        sinks = b.reshape(rest[-1], (1, kv_heads, groups, 1, 1))
+        sinks = b.step(abi.BROADCAST_TO, (*by_head[:-1], 1), dtype, sinks, ints=(*by_head[:-1], 1))
+        with_sinks = (*front, keys + 1)
+        scores = b.step(abi.CONCATENATE, with_sinks, dtype, scores, b.reshape(sinks, (*front, 1)), ints=(3,))
+    weights = b.step(abi.SOFTMAX, scores.shape, dtype, scores, ints=(1, -1))
+    if has_sinks:
+        sink_weights = b.part(weights, 3, keys, keys + 1)
+        weights = b.part(weights, 3, 0, keys)
+    slope = b.like(abi.MULTIPLY, weights, product(g_rows, b.turned(v), *scores_shape))
+    total = b.last(abi.SUM, slope)
+    d_scores = b.like(abi.SUBTRACT, slope, b.like(abi.MULTIPLY, weights, total))
+    dq = product(d_scores, k, *front, depth)
+    dq = b.reshape(b.like(abi.MULTIPLY, dq, b.number(scale, dq)), q.shape)
+    dk = product(b.turned(d_scores), q_rows, *k.shape)
+    dv = product(b.turned(weights), g_rows, *v.shape)
+    results = [dq, dk, dv]
+    if has_sinks:
+        by_row = b.like(abi.NEGATIVE, b.like(abi.MULTIPLY, sink_weights, total))
+        by_row = b.reshape(by_row, (batch, kv_heads, groups, queries))
+        results.append(b.reshape(b.step(abi.SUM, (kv_heads, groups), dtype, by_row, ints=(0, 0, 0, 3)), (heads,)))
+    return tuple([b.cast(value, out.dtype.code) for value, out in zip(results, outputs)])
+
+
 def _concatenate(b, operands, outputs, params):
-    (out,), (axis,) = outputs, params
-    parts = list(operands)
-    while len(parts) > 1:  # a step has four operands
-        joined = []
-        for i in range(0, len(parts), 4):
-            group = parts[i : i + 4]
-            shape = list(group[0].shape)
-            shape[axis] = sum(x.shape[axis] for x in group)
-            if len(group) > 1:
-                group = [b.step(abi.CONCATENATE, shape, group[0].dtype, *group, ints=(axis,))]
-            joined += group
-        parts = joined
-    return parts[0]
+    return b.joined(operands, params[0])
 
 
 def _take(b, operands, outputs, params):
@@ -822,49 +908,263 @@ def _searchsorted(b, operands, outputs, params):
     return b.value(b.lib.searchsorted(ordered, values, right=right, stream=b.stream), out)
 
 
+UNSIGNED = {1: abi.UINT8, 2: abi.UINT16, 4: abi.UINT32}
+
+
+def _words(b, keys, shape, width=4):
+    """Random integers of `width` bytes: `shape` of them for each key."""
+    dtype = UNSIGNED[width]
+    if len(keys.shape) == 1:
+        return value_of(b.lib.random_bits(b.array(keys), shape, width, stream=b.stream), shape, dtype)
+    count = math.prod(keys.shape[:-1])
+    if not count:
+        return b.step(abi.BROADCAST_TO, (*keys.shape[:-1], *shape), dtype, b.constant(0, dtype),
+                      ints=(*keys.shape[:-1], *shape))
+    rows = b.reshape(keys, (count, 2))
+    parts = [_words(b, b.reshape(b.part(rows, 0, i, i + 1), (2,)), shape, width) for i in range(count)]
+    stacked = b.joined([b.reshape(part, (1, *shape)) for part in parts], 0)
+    return b.reshape(stacked, (*keys.shape[:-1], *shape))
+
+
+def _unit(b, words, dtype):
+    """Numbers in [0, 1) of a dtype from random words."""
+    x = b.cast(words, abi.FLOAT32)
+    x = b.cast(b.like(abi.MULTIPLY, x, b.number(2.0**-32, x)), dtype)
+    return b.like(abi.MINIMUM, x, b.number(1 - 2.0**-MANTISSA[dtype], x))
+
+
+# Bits of the mantissa, the implied one included.
+MANTISSA = {abi.FLOAT16: 11, abi.BFLOAT16: 8, abi.FLOAT32: 24}
+
+
 def _random_bits(b, operands, outputs, params):
-    (out,) = outputs
-    return b.value(b.lib.random_bits(b.array(operands[0]), out.shape, out.dtype.itemsize, stream=b.stream), out)
+    (keys,), (shape, dtype) = operands, params
+    return _words(b, keys, tuple(shape), dtype.itemsize)
 
 
-def _svd(b, operands, outputs, params):
-    (vectors,) = params
-    found = b.lib.linalg(abi.SVD, b.array(operands[0]), flag=vectors, outputs=len(outputs))
+def _random_uniform(b, operands, outputs, params):
+    (keys,), (shape, dtype, low, high) = operands, params
+    x = _unit(b, _words(b, keys, tuple(shape)), dtype.code)
+    width = b.like(abi.SUBTRACT, b.number(high, x), b.number(low, x))
+    return b.like(abi.ADD, b.like(abi.MULTIPLY, x, width), b.number(low, x))
+
+
+def _random_normal(b, operands, outputs, params):
+    (keys,), (shape, dtype, loc, factor) = operands, params
+    parts = dtype.code == abi.COMPLEX64
+    words = _words(b, keys, (*shape, 2) if parts else tuple(shape))
+    x = _unit(b, words, abi.FLOAT32)
+    largest = b.number(1 - 2.0**-24, x)
+    x = b.like(abi.ERFINV, b.like(abi.SUBTRACT, b.like(abi.ADD, x, x), largest))
+    if parts:
+        x = b.like(abi.MULTIPLY, x, b.number(factor, x))
+        x = b.step(abi.VIEW, (*words.shape[:-1], 1), abi.COMPLEX64, x, ints=(abi.COMPLEX64,))
+        x = b.reshape(x, words.shape[:-1])
+    else:
+        x = b.cast(x, dtype.code)
+        x = b.like(abi.MULTIPLY, x, b.number(factor, x))
+    return b.like(abi.ADD, x, b.number(loc, x))
+
+
+def _random_bernoulli(b, operands, outputs, params):
+    (keys,), (shape, threshold) = operands, params
+    x = b.cast(_words(b, keys, tuple(shape)), abi.FLOAT32)
+    return b.step(abi.LESS, x.shape, abi.BOOL, x, b.number(threshold, x))
+
+
+# ---------------------------------------------------------------------- linear algebra and Fourier transforms
+
+def _factored(b, op, operands, flag=False, outputs=1, name=""):
+    """Run an operation of LAPACK; returns arrays of the shim."""
+    try:
+        return b.lib.linalg(op, *[b.array(x) for x in operands], flag=flag, outputs=outputs)
+    except UpstreamError as error:
+        if error.facts.get("code") != "E_RUNTIME":
+            raise
+        raise FactorizationError(f"[{name}] {error}", op=name) from error
+
+
+def _linalg(op, name):
+    def handler(b, operands, outputs, params):
+        flag = bool(params) and params[0] in (True, "U", "u")
+        if op in EMPTY_TRAPS and not math.prod(operands[0].shape[-2:]):
+            return tuple([b.zeros(out.shape, out.dtype.code) for out in outputs])
+        found = _factored(b, op, operands, flag, len(outputs), name)
+        return tuple([b.value(array, out) for array, out in zip(found, outputs)])
+
+    return handler
+
+
+# What the shim refuses of an empty matrix; the results then have no elements.
+EMPTY_TRAPS = {abi.INV, abi.SOLVE, abi.LU_FACTOR}
+
+
+def _solve(b, operands, outputs, params):
+    # Upstream takes a vector only beside a single matrix, and no axes that broadcast.
+    (a, y), (out,) = operands, outputs
+    vector = len(y.shape) == len(a.shape) - 1
+    columns = (*y.shape, 1) if vector else y.shape
+    if not math.prod(a.shape[-2:]) or not math.prod(columns):
+        return b.zeros(out.shape, out.dtype.code)
+    (array,) = _factored(b, abi.SOLVE, (a, b.reshape(y, columns)), name="solve")
+    return b.reshape(value_of(array, columns, y.dtype), out.shape)
+
+
+def _diagonal_and_sign(b, x):
+    """The diagonal of U in P x = L U, and the sign of the permutation, 1 or -1 for each matrix."""
+    *front, n, _ = x.shape
+    if not n:
+        ones = b.step(abi.BROADCAST_TO, front, x.dtype, b.number(1, x), ints=tuple(front))
+        return b.zeros((*front, 0), x.dtype), ones
+    compact, pivots = _factored(b, abi.LU_FACTOR, (x,), outputs=2, name="lu_factor")
+    compact, pivots = value_of(compact, x.shape, x.dtype), value_of(pivots, (*front, n), abi.UINT32)
+    steps = [n * n * math.prod(front[i + 1 :]) for i in range(len(front))]
+    diagonal = b.step(abi.AS_STRIDED, (*front, n), x.dtype, compact, ints=(*front, n, *steps, n + 1, 0))
+    stays = value_of(b.lib.arange(0, n, 1, abi.UINT32, stream=b.stream), (n,), abi.UINT32)
+    moved = b.cast(b.step(abi.NOT_EQUAL, pivots.shape, abi.BOOL, pivots, stays), x.dtype)
+    signs = b.step(abi.SUBTRACT, moved.shape, moved.dtype, b.number(1, moved), b.like(abi.ADD, moved, moved))
+    return diagonal, b.last(abi.PROD, signs, False)
+
+
+def _det(b, operands, outputs, params):
+    diagonal, sign = _diagonal_and_sign(b, operands[0])
+    return b.like(abi.MULTIPLY, b.last(abi.PROD, diagonal, False), sign)
+
+
+def _slogdet(b, operands, outputs, params):
+    diagonal, sign = _diagonal_and_sign(b, operands[0])
+    sign = b.like(abi.MULTIPLY, sign, b.last(abi.PROD, b.like(abi.SIGN, diagonal), False))
+    return sign, b.last(abi.SUM, b.like(abi.LOG, b.like(abi.ABS, diagonal)), False)
+
+
+def _fft(b, operands, outputs, params):
+    (x,), (out,), (axes, inverse) = operands, outputs, params
+    lengths = [x.shape[axis] for axis in axes]
+    if not axes:
+        return b.cast(x, abi.COMPLEX64)
+    if not math.prod(x.shape):
+        return b.zeros(out.shape, abi.COMPLEX64)
+    return b.value(b.lib.fft(abi.IFFT if inverse else abi.FFT, b.array(x), lengths, axes, stream=b.stream), out)
+
+
+def _rfft(b, operands, outputs, params):
+    (x,), (out,), (axis,) = operands, outputs, params
+    if not math.prod(out.shape):
+        return b.zeros(out.shape, out.dtype.code)
+    return b.value(b.lib.fft(abi.RFFT, b.array(x), [x.shape[axis]], [axis], stream=b.stream), out)
+
+
+def _irfft(b, operands, outputs, params):
+    (x,), (out,), (axis, n) = operands, outputs, params
+    if not math.prod(out.shape):
+        return b.zeros(out.shape, out.dtype.code)
+    return b.value(b.lib.fft(abi.IRFFT, b.array(x), [n], [axis], stream=b.stream), out)
+
+
+# ---------------------------------------------------------------------- quantized and gathered products
+
+def _quantize(b, operands, outputs, params):
+    group_size, bits = params
+    if not math.prod(operands[0].shape):
+        return tuple([b.zeros(out.shape, out.dtype.code) for out in outputs])
+    found = b.lib.quantize(b.array(operands[0]), group_size, bits, stream=b.stream)
     return tuple([b.value(array, out) for array, out in zip(found, outputs)])
+
+
+def _dequantize(b, operands, outputs, params):
+    (out,), (group_size, bits, dtype) = outputs, params
+    if not math.prod(out.shape):
+        return b.zeros(out.shape, out.dtype.code)
+    w, scales, biases = operands
+    # Upstream computes in the dtype of the scales; the result is in that of `dtype`.
+    arrays = [b.array(x) for x in (w, b.cast(scales, dtype.code), b.cast(biases, dtype.code))]
+    return b.value(b.lib.dequantize(*arrays, group_size, bits, stream=b.stream), out)
+
+
+def _quantized_matmul(b, operands, outputs, params):
+    (out,), (transpose, group_size, bits) = outputs, params
+    x, w, scales, biases = operands
+    if not math.prod(x.shape) or not math.prod(w.shape):  # a sum over nothing
+        return b.zeros(out.shape, out.dtype.code)
+    return b.step(abi.QUANTIZED_MATMUL, out.shape, x.dtype, x, w, b.cast(scales, x.dtype), b.cast(biases, x.dtype),
+                  ints=(int(transpose), group_size, bits, abi.AFFINE))
+
+
+def _gather_mm(b, operands, outputs, params):
+    (out,) = outputs
+    if not math.prod(out.shape) or not operands[0].shape[2]:
+        return b.zeros(out.shape, out.dtype.code)
+    return b.value(b.lib.gather_mm(*[b.array(value) for value in operands], stream=b.stream), out)
+
+
+def _gather_qmm(b, operands, outputs, params):
+    (out,), (transpose, group_size, bits) = outputs, params
+    x, w, scales, biases, *indices = operands
+    if not math.prod(x.shape) or not math.prod(w.shape) or not math.prod(out.shape):
+        return b.zeros(out.shape, out.dtype.code)
+    arrays = [b.array(v) for v in (x, w, b.cast(scales, x.dtype), b.cast(biases, x.dtype), *indices)]
+    return b.value(b.lib.gather_qmm(*arrays, transpose=transpose, group_size=group_size, bits=bits, stream=b.stream),
+                   out)
+
+
+def _dilated(b, x, spacing):
+    """`x` with zeros between the elements of its spatial axes."""
+    shape = (x.shape[0], *[(n - 1) * e + 1 for n, e in zip(x.shape[1:-1], spacing)], x.shape[-1])
+    array = b.lib.slice_update(abi.UPDATE_SET, b.array(b.zeros(shape, x.dtype)), b.array(x), (0,) * len(shape), shape,
+                               (1, *spacing, 1), stream=b.stream)
+    return value_of(array, shape, x.dtype)
 
 
 def _conv(b, operands, outputs, params):
     stride, low, dilation, spacing, groups, flip, extents = params
     (x, w), (out,) = operands, outputs
     if not math.prod(x.shape) or not math.prod(w.shape):  # a sum over nothing
-        return b.step(abi.BROADCAST_TO, out.shape, x.dtype, b.number(0, x), ints=out.shape)
-    if groups != 1 and len(stride) > 2:
-        raise UnsupportedOpError("[conv] upstream MLX has groups over one and two axes only", op="conv")
-    # What the extents leave open is chosen as 0: upstream goes wrong with negative padding that is not needed.
-    high = []
-    for axis, extent in enumerate(extents):
-        kernel = (w.shape[1 + axis] - 1) * dilation[axis] + 1
-        room = (x.shape[1 + axis] - 1) * spacing[axis] + 1 + low[axis]
-        exact = (extent - 1) * stride[axis] + kernel - room
-        high.append(0 if exact < 0 and (room - kernel) // stride[axis] + 1 == extent else exact)
-    array = b.lib.conv(
-        b.array(x), b.array(w), stride=stride, padding_low=low, padding_high=high, kernel_dilation=dilation,
-        input_dilation=spacing, groups=groups, flip=flip, stream=b.stream,
-    )
-    return b.value(array, out)
+        return b.zeros(out.shape, x.dtype)
+    spatial = range(len(stride))
+    reach = [(w.shape[1 + i] - 1) * dilation[i] + 1 for i in spatial]
+    room = [(x.shape[1 + i] - 1) * spacing[i] + 1 + low[i] for i in spatial]
+    high = [(extents[i] - 1) * stride[i] + reach[i] - room[i] for i in spatial]
+    # What the extents leave open is chosen as 0.
+    high = [0 if high[i] < 0 and (room[i] - reach[i]) // stride[i] + 1 == extents[i] else high[i] for i in spatial]
+    if any(spacing[i] > 1 and min(low[i], high[i]) < 0 for i in spatial):
+        # Upstream crops before it dilates.
+        x, spacing = _dilated(b, x, spacing), (1,) * len(stride)
+    shape = tuple(out.shape)
+
+    def convolve(x, w, groups, channels):
+        array = b.lib.conv(
+            b.array(x), b.array(w), stride=stride, padding_low=low, padding_high=high, kernel_dilation=dilation,
+            input_dilation=spacing, groups=groups, flip=flip, stream=b.stream,
+        )
+        return value_of(array, (*shape[:-1], channels), x.dtype)
+
+    if groups == 1 or len(stride) < 3:
+        return convolve(x, w, groups, shape[-1])
+    # Upstream has groups over one and two axes only.
+    n, taken, made = len(x.shape) - 1, x.shape[-1] // groups, shape[-1] // groups
+    return b.joined([
+        convolve(b.part(x, n, i * taken, (i + 1) * taken), b.part(w, 0, i * made, (i + 1) * made), 1, made)
+        for i in range(groups)
+    ], n)
 
 
 HANDLERS = {
     "sort": _sort(abi.SORT), "argsort": _sort(abi.ARGSORT), "partition": _sort(abi.PARTITION),
-    "argpartition": _sort(abi.ARGPARTITION), "searchsorted": _searchsorted, "random_bits": _random_bits, "svd": _svd,
-    "conv": _conv,
+    "argpartition": _sort(abi.ARGPARTITION), "searchsorted": _searchsorted, "conv": _conv,
+    "random_bits": _random_bits, "random_uniform": _random_uniform, "random_normal": _random_normal,
+    "random_bernoulli": _random_bernoulli,
+    "solve": _solve, "det": _det, "slogdet": _slogdet, "fft": _fft, "rfft": _rfft, "irfft": _irfft,
+    "quantize": _quantize, "dequantize": _dequantize, "quantized_matmul": _quantized_matmul,
+    "gather_mm": _gather_mm, "gather_qmm": _gather_qmm,
     "full": _full, "arange": _arange, "copy": _copy, "astype": _astype, "select": _select,
     "matmul": _matmul, "addmm": _addmm,
     "softmax": _softmax, "softmax_vjp": _softmax_vjp, "rms_norm": _rms_norm, "rms_norm_vjp": _rms_norm_vjp,
     "layer_norm": _layer_norm, "layer_norm_vjp": _layer_norm_vjp, "rope": _rope, "cross_entropy": _cross_entropy,
     "cross_entropy_vjp": _cross_entropy_vjp, "scaled_dot_product_attention": _attention,
+    "scaled_dot_product_attention_vjp": _attention_vjp,
     "concatenate": _concatenate, "take": _take, "take_along_axis": _take_along_axis, "gather": _gather,
     "scatter": _scatter, "put_along_axis": _put_along_axis, "slice_update": _slice_update, "nonzero": _nonzero,
+    **{name: _linalg(getattr(abi, name.upper()), name) for name in LINALG},
     **{name: _reduction(op) for name, op in REDUCE.items()},
     **{name: _scan(op) for name, op in SCAN.items()},
 }

@@ -265,7 +265,7 @@ class Library:
         if dtype is None:
             raise UnsupportedOpError(f"upstream MLX has no dtype {x.dtype}", dtypes=(x.dtype,))
         if copy:
-            x = np.ascontiguousarray(x)
+            x = np.asarray(x, order="C")
             return self.copy(x.ctypes.data, x.shape, dtype)
         if any(step % x.itemsize for step in x.strides):
             raise UnsupportedOpError("strides that are no multiple of the item size cannot be shared")

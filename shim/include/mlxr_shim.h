@@ -596,6 +596,8 @@ MLXR_API mlxr_array mlxr_gather_qmm(mlxr_array x, mlxr_array w, mlxr_array scale
 
 /* ---- Convolution, random bits, transforms ----------------------------------------------------------------------- */
 
+/* MLXR_E_INVALID for an empty kernel or input, or no groups; MLXR_E_UNSUPPORTED for negative padding of an axis whose
+ * input dilation is above 1. */
 MLXR_API mlxr_array mlxr_conv(mlxr_array input, mlxr_array weight, const mlxr_conv_params *params, mlxr_stream stream);
 
 /* Unsigned integers of `width` bytes (1, 2 or 4) from a key of two uint32. */

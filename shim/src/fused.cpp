@@ -53,6 +53,12 @@ static mx::array conv(const mx::array &input, const mx::array &weight, const mlx
     bool empty_input = std::any_of(input.shape().begin() + 1, input.shape().end(), [](int n) { return n == 0; });
     if (weight.size() == 0 || empty_input) fail(MLXR_E_INVALID, "a convolution with an empty kernel or input");
     auto n = p.spatial;
+    // Negative padding crops. Upstream crops before it dilates, so that other elements meet other taps.
+    for (int32_t i = 0; i < n; i++) {
+        if (p.input_dilation[i] > 1 && (p.padding_low[i] < 0 || p.padding_high[i] < 0)) {
+            fail(MLXR_E_UNSUPPORTED, "negative padding of an input that is dilated");
+        }
+    }
     auto numbers = [n](const int32_t *values) { return std::vector<int>(values, values + n); };
     return mx::conv_general(input, weight, numbers(p.stride), numbers(p.padding_low), numbers(p.padding_high),
                             numbers(p.kernel_dilation), numbers(p.input_dilation), p.groups, p.flip != 0, s);

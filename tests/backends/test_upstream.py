@@ -12,8 +12,11 @@ import pytest
 
 import mlxr as mx
 from mlxr import shim
+from mlxr.backends.upstream import BINARY, COMPOSED, HANDLERS, UNARY
+from mlxr.core.dispatch import apply
 from mlxr.core.interop import to_device
-from mlxr.errors import BackendUnavailableError, BoundsError, MlxrError, UnsupportedOpError
+from mlxr.core.primitive import Primitive, registry
+from mlxr.errors import BackendUnavailableError, BoundsError, MlxrError, ShapeError, UnsupportedOpError
 from mlxr.ops.declare import REGISTRY
 from mlxr.shim import abi
 
@@ -62,8 +65,9 @@ def numbers(result):
     return [np.array(r) for r in results]
 
 
-# What these put around the k-th element, and in which order, is anybody's choice.
-UNORDERED = {"partition", "argpartition", "topk"}
+# What these put around the k-th element, and in which order, is anybody's choice; so is the order of eigenvalues, and
+# the sign of their vectors. Each has a test of its own.
+UNORDERED = {"partition", "argpartition", "topk", "linalg.eig", "linalg.eigvals", "linalg.eigh"}
 SAMPLED = sorted(name for name, op in REGISTRY.items() if op.samples is not None and name not in UNORDERED)
 
 
@@ -76,16 +80,42 @@ def test_samples_agree_with_the_cpu_backend(name):
         with mx.default_device("cpu"):
             expected = numbers(op.function(*moved(arguments, "cpu"), **moved(sample.kwargs, "cpu")))
         with mx.default_device(DEVICE):
-            try:
-                actual = numbers(op.function(*moved(arguments, DEVICE), **moved(sample.kwargs, DEVICE)))
-            except UnsupportedOpError as error:
-                pytest.skip(f"not on this backend: {error}")
+            actual = numbers(op.function(*moved(arguments, DEVICE), **moved(sample.kwargs, DEVICE)))
         for ours, theirs in zip(actual, expected, strict=True):
             assert ours.dtype == theirs.dtype
             assert ours.shape == theirs.shape
             np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
             compared += 1
     assert compared
+
+
+def test_eigenvalues(on_upstream):
+    x = np.random.default_rng(3).standard_normal((2, 5, 5)).astype(np.float32)
+    values, vectors = (np.array(v) for v in mx.linalg.eig(mx.array(x)))
+    np.testing.assert_allclose(x @ vectors, vectors * values[:, None], atol=1e-5)
+    alone = np.array(mx.linalg.eigvals(mx.array(x)))
+    np.testing.assert_allclose(np.sort_complex(alone), np.sort_complex(np.linalg.eigvals(x)), atol=1e-5)
+    symmetric = x + x.transpose(0, 2, 1)
+    values, vectors = (np.array(v) for v in mx.linalg.eigh(mx.array(symmetric)))
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(symmetric), atol=1e-5)
+    np.testing.assert_allclose(symmetric @ vectors, vectors * values[:, None], atol=1e-5)
+
+
+def test_every_primitive_is_served(backend):
+    """All that mlxr declares: views are dispatch's own business, and upstream, or a composition, has all the rest."""
+    kinds = {name: "a view" if p.family == "layout" else "upstream's" if backend.supports(p, ()) else "missing"
+             for name, p in registry.items()}  # fmt: skip
+    print(*(f"{name:36s}{kind}" for name, kind in kinds.items()), sep="\n")
+    assert [name for name, kind in kinds.items() if kind == "missing"] == []
+    # Nothing is served that is not declared.
+    assert set(HANDLERS) | set(UNARY) | set(BINARY) | set(COMPOSED) <= set(registry)
+
+
+def test_what_is_not_there_says_so(backend):
+    unknown = Primitive("unknown", "fused", lambda inputs, params: (inputs[0].shape, inputs[0].dtype), registered=False)
+    assert not backend.supports(unknown, ())
+    with pytest.raises(UnsupportedOpError, match="unknown"):
+        apply(unknown, (mx.array([1.0], device=DEVICE),))
 
 
 def test_steps_have_the_layout_of_the_header(backend):
@@ -154,6 +184,196 @@ def test_gradients_agree_with_the_cpu_backend():
             results[device] = np.array(value), np.array(grad)
     for ours, theirs in zip(results[DEVICE], results["cpu"], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def on_both(function, *arguments):
+    """Results of a function of tensors on the CPU backend and on upstream."""
+    found = []
+    for device in ("cpu", DEVICE):
+        with mx.default_device(device):
+            found.append(numbers(function(*moved(list(arguments), device))))
+    return found
+
+
+ATTENTION = {
+    "plain": {},
+    "causal": {"mask": "causal"},
+    "boolean mask": {"mask": np.random.default_rng(5).random((4, 7)) > 0.3},
+    "added mask": {"mask": np.random.default_rng(6).standard_normal((2, 1, 4, 7)).astype(np.float32)},
+    "sinks": {"sinks": np.linspace(-1, 1, 6, dtype=np.float32), "mask": "causal"},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("case", ATTENTION)
+def test_attention_gradients_agree_with_the_cpu_backend(case, dtype):
+    rng = np.random.default_rng(4)
+    q, k, v, g = (rng.standard_normal(s).astype(np.float32) for s in ((2, 6, 4, 8), (2, 3, 7, 8), (2, 3, 7, 5),
+                                                                      (2, 6, 4, 5)))  # fmt: skip
+    options = ATTENTION[case]
+
+    def gradients(q, k, v, g, options):
+        q, k, v, g = (x.astype(getattr(mx, dtype)) for x in (q, k, v, g))
+        options = {n: x.astype(q.dtype) if isinstance(x, mx.array) and x.dtype == mx.float32 else x
+                   for n, x in options.items()}  # fmt: skip
+        sinks = [options["sinks"]] if "sinks" in options else []
+
+        def loss(q, k, v, *sinks):
+            changed = {**options, **({"sinks": sinks[0]} if sinks else {})}
+            return mx.sum(mx.fast.scaled_dot_product_attention(q, k, v, scale=0.4, **changed) * g)
+
+        found = mx.grad(loss, argnums=tuple(range(3 + len(sinks))))(q, k, v, *sinks)
+        return [x.astype(mx.float32) for x in found]
+
+    theirs, ours = on_both(gradients, q, k, v, g, options)
+    tolerance = {"float32": 2e-6, "float16": 4e-3, "bfloat16": 3e-2}[dtype]
+    for x, y in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+def test_second_derivatives_agree_with_the_cpu_backend():
+    x = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
+
+    def twice(x):
+        return mx.grad(lambda x: mx.sum(mx.grad(lambda x: mx.sum(mx.softmax(mx.tanh(x) * x, -1) ** 2))(x) ** 2))(x)
+
+    theirs, ours = on_both(twice, x)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_random_samples_are_those_of_the_cpu_backend(dtype):
+    def samples(seed):
+        dt = getattr(mx, dtype)
+        key = mx.random.key(7, device=seed.device)
+        return [
+            mx.random.uniform(-2, 5, (33,), dt, key).astype(mx.float32),
+            mx.random.bernoulli(0.3, (40,), key),
+            mx.random.bits((5,), 2, key),
+            mx.random.split(key, 3),
+        ]
+
+    theirs, ours = on_both(samples, np.zeros(1, np.float32))
+    for x, y in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def train(make, batches, loss, optimizer):
+    """Losses of a few steps of training, for a model whose initial parameters are the same on every device."""
+    import mlxr.nn as nn
+    from mlxr.utils import tree_map
+
+    mx.random.seed(0)
+    model = make()
+    rng = np.random.default_rng(8)
+    model.update(tree_map(lambda p: mx.array(rng.uniform(-0.3, 0.3, p.shape).astype(np.float32)), model.parameters()))
+    step, losses = nn.value_and_grad(model, loss), []
+    for batch in batches:
+        value, grads = step(model, *(mx.array(x) for x in batch))
+        optimizer.update(model, grads)
+        mx.eval(model.parameters(), optimizer.state)
+        losses.append(value.item())
+    return losses
+
+
+def models():
+    """Models of several layers each, with inputs."""
+    import mlxr.nn as nn
+
+    class Convolutional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = [nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm(4), nn.MaxPool2d(2), nn.Linear(4 * 9, 3)]
+
+        def __call__(self, x):
+            for layer in self.layers[:-1]:
+                x = nn.relu(layer(x))
+            return self.layers[-1](x.flatten(1))
+
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(11, 8)
+            self.encoder = nn.TransformerEncoder(1, 8, 2, 16)
+            self.recurrent = nn.GRU(8, 6)
+            self.out = nn.Linear(6, 3)
+
+        def __call__(self, x):
+            x = self.embedding(x)
+            x = self.encoder(x, nn.MultiHeadAttention.create_additive_causal_mask(x.shape[1]))
+            return self.out(self.recurrent(x)[:, -1])
+
+    rng = np.random.default_rng(9)
+    y = rng.integers(0, 3, 8)
+    return {
+        "dense": (lambda: nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.RMSNorm(16), nn.Linear(16, 3)),
+                  rng.standard_normal((8, 6)).astype(np.float32), y),
+        "convolutional": (Convolutional, rng.standard_normal((8, 6, 6, 2)).astype(np.float32), y),
+        "sequence": (Sequence, rng.integers(0, 11, (8, 5)), y),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_convolutions_agree_with_the_cpu_backend(seed):
+    """All parameters at random: groups, both dilations, padding that crops; and the gradients."""
+    rng = np.random.default_rng(seed)
+    n, groups = int(rng.integers(1, 4)), int(rng.integers(1, 3))
+
+    def each(low, high):
+        return tuple(int(k) for k in rng.integers(low, high, n))
+
+    x = rng.standard_normal((2, *each(4, 7), 2 * groups)).astype(np.float32)
+    w = rng.standard_normal((3 * groups, *each(1, 4), 2)).astype(np.float32)
+    options = {"stride": each(1, 3), "padding": (each(-1, 3), each(-1, 3)), "kernel_dilation": each(1, 3),
+               "input_dilation": each(1, 3), "groups": groups, "flip": bool(rng.integers(2))}  # fmt: skip
+
+    def run(x, w):
+        y = mx.conv_general(x, w, **options)
+        weights = mx.cos(mx.arange(y.size).reshape(y.shape).astype(mx.float32))
+        return [y, *mx.grad(lambda x, w: mx.sum(mx.conv_general(x, w, **options) * weights), argnums=(0, 1))(x, w)]
+
+    try:
+        with mx.default_device("cpu"):
+            mx.conv_general(mx.array(x), mx.array(w), **options)
+    except ShapeError:
+        options["padding"] = 3  # what was left of the input was smaller than the kernel
+    theirs, ours = on_both(run, x, w)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "Lion", "Adafactor", "Muon"])
+@pytest.mark.parametrize("name", ["dense", "convolutional", "sequence"])
+def test_training_agrees_with_the_cpu_backend(name, optimizer):
+    import mlxr.nn as nn
+    from mlxr import optimizers
+
+    make, x, y = models()[name]
+
+    def loss(model, x, y):
+        return nn.losses.cross_entropy(model(x), y, reduction="mean")
+
+    found = {}
+    for device in ("cpu", DEVICE):
+        with mx.default_device(device):
+            steps = getattr(optimizers, optimizer)(**({} if optimizer == "Adafactor" else {"learning_rate": 1e-2}))
+            found[device] = train(make, [(x, y)] * 4, loss, steps)
+    assert found["cpu"][-1] < found["cpu"][0]
+    np.testing.assert_allclose(found[DEVICE], found["cpu"], rtol=1e-4, atol=1e-5)
+
+
+def test_quantized_layers_agree_with_the_cpu_backend():
+    import mlxr.nn as nn
+
+    def run(x):
+        layer = nn.Linear(128, 6, bias=False)
+        layer.update({"weight": mx.sin(mx.arange(6 * 128).reshape(6, 128).astype(mx.float32))})
+        layer = nn.QuantizedLinear.from_linear(layer, 32, 4)
+        return layer(x), mx.grad(lambda x: mx.sum(layer(x) ** 2))(x)
+
+    theirs, ours = on_both(run, np.random.default_rng(1).standard_normal((3, 128)).astype(np.float32))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced", "broadcast"])

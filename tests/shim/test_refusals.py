@@ -345,6 +345,16 @@ def test_convolution_parameters(lib, array, changes):
         convolve(lib, array(ones(1, 4, 1)), array(ones(1, 2, 1)), **changes)
 
 
+@pytest.mark.parametrize("changes", [{"padding_low": (-1,)}, {"padding_high": (-1,)}])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolution_that_crops_a_dilated_input(lib, array, get, changes, groups):
+    """Upstream crops before it dilates: the result would have the wrong shape, and other elements under the taps."""
+    x, w = array(ones(1, 6, 2)), array(ones(2, 2, 2 // groups))
+    with pytest.raises(UnsupportedOpError):
+        convolve(lib, x, w, input_dilation=(2,), groups=groups, **changes)
+    assert get(convolve(lib, x, w, groups=groups, **changes)).shape == (1, 4, 2)
+
+
 def test_convolution_of_an_empty_batch(lib, array, get):
     assert get(convolve(lib, array(ones(0, 4, 1)), array(ones(2, 2, 1)))).shape == (0, 3, 2)
 
