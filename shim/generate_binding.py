@@ -32,7 +32,18 @@ STANDARD_TYPES = {
     "double": "c_double",
 }
 # Macros whose values the binding needs; the preprocessor consumes them.
-MACROS = ("ABI_MAJOR", "ABI_MINOR", "MAX_NDIM", "ALL_AXES", "FLATTEN", "ALL_STREAMS", "SAME_DTYPE")
+MACROS = (
+    "ABI_MAJOR",
+    "ABI_MINOR",
+    "MAX_NDIM",
+    "ALL_AXES",
+    "FLATTEN",
+    "ALL_STREAMS",
+    "SAME_DTYPE",
+    "METAL_MAX_ARGUMENTS",
+    "METAL_MAX_BYTES",
+    "METAL_MAX_THREADGROUP_BUFFERS",
+)
 
 PREAMBLE = '''"""The C ABI of `shim/include/mlxr_shim.h` in ctypes: constants, structs, prototypes.
 
@@ -55,6 +66,7 @@ class Abi:
     structs: dict[str, list[tuple[str, str]]] = dataclasses.field(default_factory=dict)
     functions: dict[str, tuple[str, list[str]]] = dataclasses.field(default_factory=dict)
     makers: list[str] = dataclasses.field(default_factory=list)  # the functions that return an array
+    metal_makers: list[str] = dataclasses.field(default_factory=list)  # ... and an object of the Metal half
 
 
 class Reader:
@@ -100,9 +112,10 @@ class Reader:
         """Read a prototype."""
         arguments = [self.type_of(p.type) for p in (node.args.params if node.args else [])]
         result = node.type
-        if isinstance(result, c_ast.TypeDecl) and result.type.names == ["mlxr_array"]:
-            self.abi.makers.append(name)
-        is_text = isinstance(result, c_ast.PtrDecl) and self.type_of(result.type) == "char"
+        if isinstance(result, c_ast.TypeDecl):
+            handles = {"mlxr_array": self.abi.makers, "mlxr_metal_object": self.abi.metal_makers}
+            handles.get(result.type.names[0], []).append(name)
+        is_text = isinstance(result, c_ast.PtrDecl) and self.type_of(result.type) == "ctypes.c_char"
         self.abi.functions[name] = (
             "ctypes.c_char_p" if is_text else self.type_of(result),
             [] if arguments == ["None"] else arguments,
@@ -117,7 +130,7 @@ class Reader:
         if isinstance(node, c_ast.TypeDecl):
             return self.type_of(node.type)
         name = " ".join(node.names)
-        return {"void": "None", "char": "char"}.get(name) or self.types[name]
+        return {"void": "None", "char": "ctypes.c_char"}.get(name) or self.types[name]
 
 
 def strip(name: str) -> str:
@@ -184,8 +197,13 @@ def render(abi: Abi) -> str:
     lines += ["", "", "# name: (result, arguments)", "PROTOTYPES = {"]
     for name, (result, arguments) in abi.functions.items():
         lines += [wrap(f'    "{name}": ({result}, (', ", ".join(arguments), ")),")]
-    makers = ", ".join(f'"{name}"' for name in abi.makers)
-    lines += ["}", "", "# The functions that return an array.", wrap("MAKERS = frozenset((", makers, "))")]
+    lines += ["}"]
+    for title, name, makers in (
+        ("The functions that return an array.", "MAKERS", abi.makers),
+        ("The functions that return an object of the Metal half.", "METAL_MAKERS", abi.metal_makers),
+    ):
+        quoted = ", ".join(f'"{maker}"' for maker in makers)
+        lines += ["", f"# {title}", wrap(f"{name} = frozenset((", quoted, "))")]
     return "\n".join(lines) + "\n"
 
 

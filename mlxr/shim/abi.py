@@ -9,12 +9,15 @@ import ctypes
 # fmt: off
 
 ABI_MAJOR = 1
-ABI_MINOR = 0
+ABI_MINOR = 1
 MAX_NDIM = 32
 ALL_AXES = -1
 FLATTEN = -2147483648
 ALL_STREAMS = -1
 SAME_DTYPE = -1
+METAL_MAX_ARGUMENTS = 31
+METAL_MAX_BYTES = 4096
+METAL_MAX_THREADGROUP_BUFFERS = 4
 
 # enum mlxr_error
 OK = 0
@@ -34,6 +37,9 @@ E_FORK = 13
 E_OPCODE = 14
 E_RUNTIME = 15
 E_INTERNAL = 16
+E_COMPILE = 17
+E_EXECUTION = 18
+E_DEVICE_LOST = 19
 
 # enum mlxr_dtype
 BOOL = 0
@@ -269,6 +275,19 @@ FLAG_AVAILABLE = 1
 FLAG_ROW_CONTIGUOUS = 2
 FLAG_SHARED = 4
 
+# enum mlxr_metal_device_flag
+METAL_UNIFIED = 1
+METAL_STAND_IN = 2
+
+# enum mlxr_metal_buffer_flag
+METAL_SHARED = 1
+
+# enum mlxr_metal_type
+METAL_BOOL = 0
+METAL_INT = 1
+METAL_UINT = 2
+METAL_FLOAT = 3
+
 # enum mlxr_memory_figure
 MEMORY_ACTIVE = 0
 MEMORY_PEAK = 1
@@ -294,6 +313,9 @@ ERROR_NAMES = {
     14: "E_OPCODE",
     15: "E_RUNTIME",
     16: "E_INTERNAL",
+    17: "E_COMPILE",
+    18: "E_EXECUTION",
+    19: "E_DEVICE_LOST",
 }
 
 
@@ -356,6 +378,120 @@ class Program(ctypes.Structure):
         ("results", ctypes.c_void_p),
         ("ints", ctypes.c_void_p),
         ("floats", ctypes.c_void_p),
+    )
+
+
+class MetalDeviceInfo(ctypes.Structure):
+    """struct mlxr_metal_device_info."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("max_buffer_length", ctypes.c_uint64),
+        ("working_set", ctypes.c_uint64),
+        ("max_threads", ctypes.c_uint32 * 3),
+        ("threadgroup_memory", ctypes.c_uint32),
+        ("page_size", ctypes.c_uint32),
+        ("family", ctypes.c_uint32),
+        ("name", ctypes.c_char * 128),
+    )
+
+
+class MetalPipelineInfo(ctypes.Structure):
+    """struct mlxr_metal_pipeline_info."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("max_threads", ctypes.c_uint32),
+        ("simd_width", ctypes.c_uint32),
+        ("threadgroup_memory", ctypes.c_uint32),
+    )
+
+
+class MetalBufferInfo(ctypes.Structure):
+    """struct mlxr_metal_buffer_info."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("nbytes", ctypes.c_uint64),
+        ("data", ctypes.c_void_p),
+    )
+
+
+class MetalConstant(ctypes.Structure):
+    """struct mlxr_metal_constant."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("index", ctypes.c_int32),
+        ("type", ctypes.c_int32),
+        ("bits", ctypes.c_uint32),
+    )
+
+
+class MetalArgument(ctypes.Structure):
+    """struct mlxr_metal_argument."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("nbytes", ctypes.c_uint32),
+        ("buffer", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+    )
+
+
+class MetalLaunch(ctypes.Structure):
+    """struct mlxr_metal_launch."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("argument", ctypes.c_int32),
+        ("narguments", ctypes.c_int32),
+        ("grid", ctypes.c_uint32 * 3),
+        ("group", ctypes.c_uint32 * 3),
+        ("threadgroup_memory", ctypes.c_uint32 * 4),
+        ("pipeline", ctypes.c_uint64),
+    )
+
+
+class MetalBatch(ctypes.Structure):
+    """struct mlxr_metal_batch."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("nlaunches", ctypes.c_int32),
+        ("narguments", ctypes.c_int32),
+        ("reserved", ctypes.c_uint32),
+        ("nbytes", ctypes.c_uint64),
+        ("launches", ctypes.c_void_p),
+        ("arguments", ctypes.c_void_p),
+        ("bytes", ctypes.c_void_p),
+        ("wait_event", ctypes.c_uint64),
+        ("wait_value", ctypes.c_uint64),
+        ("signal_event", ctypes.c_uint64),
+        ("signal_value", ctypes.c_uint64),
+    )
+
+
+class MetalCounters(ctypes.Structure):
+    """struct mlxr_metal_counters."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("in_flight", ctypes.c_uint32),
+        ("command_buffers", ctypes.c_uint64),
+        ("failures", ctypes.c_uint64),
+        ("dispatches", ctypes.c_uint64),
+        ("bytes_copied", ctypes.c_uint64),
+        ("bytes_shared", ctypes.c_uint64),
+        ("allocations", ctypes.c_uint64),
+        ("reuses", ctypes.c_uint64),
+        ("libraries_compiled", ctypes.c_uint64),
+        ("pipelines_compiled", ctypes.c_uint64),
+        ("pipelines_loaded", ctypes.c_uint64),
+        ("live_buffers", ctypes.c_uint64),
+        ("live_bytes", ctypes.c_uint64),
     )
 
 
@@ -642,6 +778,43 @@ PROTOTYPES = {
         ctypes.c_int32,
     )),
     "mlxr_run": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)),
+    "mlxr_metal_device_info_get": (ctypes.c_int32, (ctypes.c_void_p,)),
+    "mlxr_metal_queue_new": (ctypes.c_uint64, (ctypes.c_int32,)),
+    "mlxr_metal_free": (ctypes.c_int32, (ctypes.c_uint64,)),
+    "mlxr_metal_free_many": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_int32)),
+    "mlxr_metal_live_objects": (ctypes.c_int64, ()),
+    "mlxr_metal_cache_folder": (ctypes.c_int32, (ctypes.c_void_p,)),
+    "mlxr_metal_library_source": (ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_void_p)),
+    "mlxr_metal_library_file": (ctypes.c_uint64, (ctypes.c_void_p,)),
+    "mlxr_metal_library_functions": (ctypes.c_int32, (
+        ctypes.c_uint64,
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_void_p,
+    )),
+    "mlxr_metal_pipeline_get": (ctypes.c_uint64, (ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)),
+    "mlxr_metal_pipeline_info_get": (ctypes.c_int32, (ctypes.c_uint64, ctypes.c_void_p)),
+    "mlxr_metal_cache_write": (ctypes.c_int32, ()),
+    "mlxr_metal_buffer_new": (ctypes.c_uint64, (ctypes.c_uint64,)),
+    "mlxr_metal_buffer_share": (ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)),
+    "mlxr_metal_buffer_copy": (ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_uint64)),
+    "mlxr_metal_released": (ctypes.c_size_t, (ctypes.c_void_p, ctypes.c_size_t)),
+    "mlxr_metal_buffer_info_get": (ctypes.c_int32, (ctypes.c_uint64, ctypes.c_void_p)),
+    "mlxr_metal_memory_get": (ctypes.c_int32, (ctypes.c_int32, ctypes.c_void_p)),
+    "mlxr_metal_memory_set": (ctypes.c_int32, (ctypes.c_int32, ctypes.c_uint64, ctypes.c_void_p)),
+    "mlxr_metal_memory_clear_cache": (ctypes.c_int32, ()),
+    "mlxr_metal_submit": (ctypes.c_uint64, (ctypes.c_uint64, ctypes.c_void_p)),
+    "mlxr_metal_wait": (ctypes.c_int32, (ctypes.c_uint64,)),
+    "mlxr_metal_done": (ctypes.c_int32, (ctypes.c_uint64, ctypes.c_void_p)),
+    "mlxr_metal_times": (ctypes.c_int32, (ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p)),
+    "mlxr_metal_synchronize": (ctypes.c_int32, (ctypes.c_uint64,)),
+    "mlxr_metal_event_new": (ctypes.c_uint64, ()),
+    "mlxr_metal_event_get": (ctypes.c_int32, (ctypes.c_uint64, ctypes.c_void_p)),
+    "mlxr_metal_event_set": (ctypes.c_int32, (ctypes.c_uint64, ctypes.c_uint64)),
+    "mlxr_metal_counters_get": (ctypes.c_int32, (ctypes.c_void_p,)),
+    "mlxr_metal_counters_reset": (ctypes.c_int32, ()),
+    "mlxr_metal_capture_start": (ctypes.c_int32, (ctypes.c_void_p,)),
+    "mlxr_metal_capture_stop": (ctypes.c_int32, ()),
 }
 
 # The functions that return an array.
@@ -691,4 +864,17 @@ MAKERS = frozenset((
     "mlxr_random_bits",
     "mlxr_hadamard",
     "mlxr_fft",
+))
+
+# The functions that return an object of the Metal half.
+METAL_MAKERS = frozenset((
+    "mlxr_metal_queue_new",
+    "mlxr_metal_library_source",
+    "mlxr_metal_library_file",
+    "mlxr_metal_pipeline_get",
+    "mlxr_metal_buffer_new",
+    "mlxr_metal_buffer_share",
+    "mlxr_metal_buffer_copy",
+    "mlxr_metal_submit",
+    "mlxr_metal_event_new",
 ))

@@ -21,7 +21,7 @@ import numpy as np
 
 from mlxr.errors import BackendUnavailableError, ExportError, UnsupportedOpError
 from mlxr.shim import abi
-from mlxr.shim.errors import AbiError, error_for
+from mlxr.shim.native import UPSTREAM_FUNCTIONS, Native
 
 __all__ = ["Array", "Description", "Library", "Program", "available", "library_path", "load"]
 
@@ -110,8 +110,8 @@ def _optional(array: Array | None) -> Array | int:
     return 0 if array is None else array
 
 
-class Library:
-    """The loaded shim. Get it from :func:`load`.
+class Library(Native):
+    """The loaded shim over upstream MLX. Get it from :func:`load`.
 
     Streams are small numbers. Number 0 is the default stream of the CPU; :meth:`stream` gives those of other devices.
 
@@ -122,46 +122,19 @@ class Library:
 
     Attributes
     ----------
-    functions : ctypes.CDLL
-        The functions of the C ABI with their prototypes, for callers that count nanoseconds. What they return has to
-        be checked: ``if not result: library.fail()``.
     upstream_version : str
         The version of MLX behind the library.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        try:
-            self.functions = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise BackendUnavailableError(f"{path} cannot be loaded: {error}", reason=str(error)) from error
-        self.path = path
-        for name, (result, arguments) in abi.PROTOTYPES.items():
-            try:
-                function = getattr(self.functions, name)
-            except AttributeError:
-                raise AbiError(f"{path} has no {name}: build the shim again", code="E_ABI") from None
-            function.argtypes = arguments
-            function.restype = Array if name in abi.MAKERS else result
+        super().__init__(path, UPSTREAM_FUNCTIONS, dict.fromkeys(abi.MAKERS, Array))
         f = self.functions
-        self.check(f.mlxr_init(abi.ABI_MAJOR << 16 | abi.ABI_MINOR))
         self.upstream_version: str = f.mlxr_upstream_version_loaded().decode()
         self._owners: dict[int, Any] = {}
         self._next_token = 1
         self._collecting = threading.Lock()
         self._tokens = (ctypes.c_uint64 * 64)()
         self.stream(abi.CPU)  # the first stream: number 0
-
-    # ---- failures
-
-    def fail(self) -> None:
-        """Raise the exception for the calling thread's last failure."""
-        f = self.functions
-        raise error_for(f.mlxr_last_error_code(), f.mlxr_last_error().decode(errors="replace"))
-
-    def check(self, status: int) -> None:
-        """Raise if a status is not OK."""
-        if status:
-            self.fail()
 
     def _made(self, array: Array) -> Array:
         if not array:

@@ -1,7 +1,11 @@
-/* mlxr_shim.h: upstream MLX behind a versioned C ABI.
+/* mlxr_shim.h: upstream MLX and mlxr's Metal runtime behind one versioned C ABI.
  *
- * This header is the whole contract between mlxr and the native library. It is plain C99 (and C11, C++17, C++20), names
- * no type of MLX or of Python, and is what the ctypes binding (mlxr/shim/abi.py) is generated from.
+ * This header is the whole contract between mlxr and its native libraries. It is plain C99 (and C11, C++17, C++20), names
+ * no type of MLX, of Metal or of Python, and is what the ctypes binding (mlxr/shim/abi.py) is generated from.
+ *
+ * It has two halves, each with a library of its own: libmlxr_shim (upstream MLX) and, since 1.1, libmlxr_shim_metal (the
+ * functions called mlxr_metal_*). Both libraries export what stands under "Versions, errors, capabilities", and the
+ * version, the errors and the rules for handles are the same; a function of the other half is not exported.
  *
  * Conventions that hold for every function
  *   Start     mlxr_init() comes first. Until it has succeeded every other call that can fail fails with MLXR_E_STATE.
@@ -9,19 +13,20 @@
  *             returns an mlxr_status. After a failure mlxr_last_error_code() and mlxr_last_error() tell the calling
  *             thread why; nothing was changed, and no output parameter was written.
  *   Handles   An mlxr_array is (generation << 32 | slot), never a pointer: a stale, freed or invented handle is refused
- *             with MLXR_E_HANDLE. 0 is no array, and is what an optional operand is left out with. The caller owns each
+ *             with MLXR_E_HANDLE. So is an mlxr_metal_object, and one of another kind than a function asks for. 0 is no array, and is what an optional operand is left out with. The caller owns each
  *             handle that it receives and gives it back with mlxr_array_free(). Passing a handle lends it for the call.
  *   Laziness  Operations build a graph and return at once. mlxr_eval() and mlxr_async_eval() run it. Exceptions, all of
  *             them documented: linear algebra runs inside the call, and operations that take indices, dynamic starts or
  *             integer divisors evaluate that operand, because upstream does not check its values.
  *   Threads   Every function may be called from any thread at any time. One lock serialises the building of graphs; it
  *             is not held while anything waits for a result.
- *   Fork      In a child made by fork() every function that can fail fails with MLXR_E_FORK: upstream's workers
- *             are gone.
+ *   Fork      In a child made by fork() every function that can fail fails with MLXR_E_FORK: upstream's workers, and
+ *             the GPU, are the parent's.
  *   Pointers  Arguments that are pointers to arrays of numbers are read during the call and not kept, except for the
- *             memory given to mlxr_array_share(). A count of 0 allows NULL.
- *   Numbers   Sizes and strides are counted in elements, not bytes. Negative axes count from the end.
- *   Since     Functions carry no mark when they were there in 1.0; later ones say "since 1.x".
+ *             memory given to mlxr_array_share() and mlxr_metal_buffer_share(). A count of 0 allows NULL.
+ *   Numbers   Sizes and strides are counted in elements, not bytes; in the Metal half, which knows no elements, in
+ *             bytes. Negative axes count from the end.
+ *   Since     What carries no mark was there in 1.0. The Metal half is there since 1.1; later additions say "since 1.x".
  *
  * Versions: MLXR_ABI_MAJOR changes when anything is removed or changes meaning. MLXR_ABI_MINOR counts additions:
  * functions, enumerators at the end of their group, fields at the end of a struct (its `size` field tells them apart).
@@ -33,7 +38,7 @@
 #include <stdint.h>
 
 #define MLXR_ABI_MAJOR 1
-#define MLXR_ABI_MINOR 0
+#define MLXR_ABI_MINOR 1
 #define MLXR_ABI_VERSION ((MLXR_ABI_MAJOR << 16) | MLXR_ABI_MINOR)
 
 #define MLXR_MAX_NDIM 32       /* arrays of a higher rank are refused with MLXR_E_INVALID */
@@ -41,6 +46,10 @@
 #define MLXR_FLATTEN INT32_MIN /* as an axis: treat the operand as flattened */
 #define MLXR_ALL_STREAMS (-1)  /* as a stream of mlxr_synchronize() */
 #define MLXR_SAME_DTYPE (-1)   /* as a dtype: upstream's own choice */
+
+#define MLXR_METAL_MAX_ARGUMENTS 31          /* buffers and constants of one launch */
+#define MLXR_METAL_MAX_BYTES 4096            /* of one argument that is passed by value */
+#define MLXR_METAL_MAX_THREADGROUP_BUFFERS 4 /* threadgroup memory arguments of one launch */
 
 #if defined(_WIN32)
 #define MLXR_API __declspec(dllexport)
@@ -57,6 +66,8 @@ extern "C" {
 typedef uint64_t mlxr_array; /* generation << 32 | slot; 0 is no array */
 typedef int32_t mlxr_stream; /* index of a stream; streams live as long as the process */
 typedef int32_t mlxr_status; /* one of enum mlxr_error */
+
+typedef uint64_t mlxr_metal_object; /* generation << 32 | slot; 0 is no object */
 
 /* Why a call failed. */
 enum mlxr_error {
@@ -76,7 +87,10 @@ enum mlxr_error {
     MLXR_E_FORK = 13,       /* called in a forked child */
     MLXR_E_OPCODE = 14,     /* operation code not known in this family */
     MLXR_E_RUNTIME = 15,    /* upstream failed for another reason, e.g. a singular matrix */
-    MLXR_E_INTERNAL = 16    /* an exception that is no std::exception */
+    MLXR_E_INTERNAL = 16,   /* an exception that is no std::exception */
+    MLXR_E_COMPILE = 17,    /* Metal source, or a function of it, that the compiler refuses; since 1.1 */
+    MLXR_E_EXECUTION = 18,  /* a kernel failed while it ran: page fault, timeout, ...; since 1.1 */
+    MLXR_E_DEVICE_LOST = 19 /* the GPU was removed, or its access revoked; since 1.1 */
 };
 
 /* Element types; the order is upstream's. */
@@ -294,6 +308,23 @@ enum mlxr_array_flag {
     MLXR_FLAG_SHARED = 4          /* the memory is not upstream's own: see mlxr_array_share() */
 };
 
+enum mlxr_metal_device_flag {
+    MLXR_METAL_UNIFIED = 1, /* host and device share their memory */
+    MLXR_METAL_STAND_IN = 2 /* no GPU: software that behaves like one */
+};
+
+enum mlxr_metal_buffer_flag {
+    MLXR_METAL_SHARED = 1 /* the memory is the caller's: see mlxr_metal_buffer_share() */
+};
+
+/* Types of function constants. */
+enum mlxr_metal_type {
+    MLXR_METAL_BOOL = 0,
+    MLXR_METAL_INT = 1,  /* int32_t */
+    MLXR_METAL_UINT = 2, /* uint32_t */
+    MLXR_METAL_FLOAT = 3 /* binary32 */
+};
+
 enum mlxr_memory_figure {
     MLXR_MEMORY_ACTIVE = 0,
     MLXR_MEMORY_PEAK = 1, /* may be set, to 0 */
@@ -351,17 +382,107 @@ typedef struct mlxr_program {
     const double *floats;
 } mlxr_program;
 
+/* A Metal device and its limits. Set `size` to sizeof(mlxr_metal_device_info) before the call. */
+typedef struct mlxr_metal_device_info {
+    uint32_t size;
+    uint32_t flags;              /* enum mlxr_metal_device_flag */
+    uint64_t max_buffer_length;  /* bytes of one buffer */
+    uint64_t working_set;        /* bytes that all buffers should stay below */
+    uint32_t max_threads[3];     /* threads per threadgroup along each axis */
+    uint32_t threadgroup_memory; /* bytes per threadgroup */
+    uint32_t page_size;          /* what pointer and length of shared memory must be multiples of */
+    uint32_t family;             /* the highest Apple GPU family: 7 for M1, 8 for M2, 9 for M3; 0 if it is none */
+    char name[128];              /* ends with 0 */
+} mlxr_metal_device_info;
+
+/* What the compiler made of a kernel. */
+typedef struct mlxr_metal_pipeline_info {
+    uint32_t size;
+    uint32_t max_threads;        /* per threadgroup, for this kernel */
+    uint32_t simd_width;         /* threads of a SIMD group */
+    uint32_t threadgroup_memory; /* bytes that the kernel declares itself */
+} mlxr_metal_pipeline_info;
+
+typedef struct mlxr_metal_buffer_info {
+    uint32_t size;
+    uint32_t flags; /* enum mlxr_metal_buffer_flag */
+    uint64_t nbytes;
+    void *data; /* host address */
+} mlxr_metal_buffer_info;
+
+/* The value of one function constant. */
+typedef struct mlxr_metal_constant {
+    uint32_t size;
+    int32_t index; /* [[function_constant(index)]] */
+    int32_t type;  /* enum mlxr_metal_type */
+    uint32_t bits; /* the value; a bool is 0 or 1 */
+} mlxr_metal_constant;
+
+/* One argument of a launch, [[buffer(i)]] for the i-th: a buffer from `offset` on, or bytes passed by value. */
+typedef struct mlxr_metal_argument {
+    uint32_t size;            /* sizeof(mlxr_metal_argument); also the distance to the next one */
+    uint32_t nbytes;          /* by value: how many, at most MLXR_METAL_MAX_BYTES */
+    mlxr_metal_object buffer; /* 0: by value */
+    uint64_t offset;          /* into the buffer, or into the batch's bytes */
+} mlxr_metal_argument;
+
+/* One dispatch of whole threadgroups. */
+typedef struct mlxr_metal_launch {
+    uint32_t size;      /* sizeof(mlxr_metal_launch); also the distance to the next one */
+    int32_t argument;   /* the first one in batch->arguments */
+    int32_t narguments; /* at most MLXR_METAL_MAX_ARGUMENTS */
+    uint32_t grid[3];   /* threadgroups; with a 0 among them nothing runs */
+    uint32_t group[3];  /* threads per threadgroup */
+    uint32_t threadgroup_memory[MLXR_METAL_MAX_THREADGROUP_BUFFERS]; /* bytes of [[threadgroup(i)]]; 0: none */
+    mlxr_metal_object pipeline;
+} mlxr_metal_launch;
+
+/* What mlxr_metal_submit() makes one command buffer of. */
+typedef struct mlxr_metal_batch {
+    uint32_t size;
+    int32_t nlaunches;
+    int32_t narguments;
+    uint32_t reserved; /* 0 */
+    uint64_t nbytes;
+    const mlxr_metal_launch *launches; /* run in this order: each one sees what earlier ones wrote */
+    const mlxr_metal_argument *arguments;
+    const void *bytes;            /* of all arguments that are passed by value */
+    mlxr_metal_object wait_event; /* 0, or wait for this event to reach wait_value before the first launch */
+    uint64_t wait_value;
+    mlxr_metal_object signal_event; /* 0, or set this event to signal_value after the last launch */
+    uint64_t signal_value;
+} mlxr_metal_batch;
+
+/* What the Metal half has done since it was loaded, or since mlxr_metal_counters_reset(), and what there is now. */
+typedef struct mlxr_metal_counters {
+    uint32_t size;
+    uint32_t in_flight;          /* now: command buffers that have not completed */
+    uint64_t command_buffers;    /* committed */
+    uint64_t failures;           /* of them, failed */
+    uint64_t dispatches;         /* launches that were encoded */
+    uint64_t bytes_copied;       /* by mlxr_metal_buffer_copy() */
+    uint64_t bytes_shared;       /* by mlxr_metal_buffer_share() */
+    uint64_t allocations;        /* buffers asked of the device */
+    uint64_t reuses;             /* buffers taken from the cache instead */
+    uint64_t libraries_compiled; /* from source */
+    uint64_t pipelines_compiled; /* by the driver */
+    uint64_t pipelines_loaded;   /* found in the cache on disk instead */
+    uint64_t live_buffers;       /* now: buffers that somebody holds, a command buffer in flight included */
+    uint64_t live_bytes;         /* now: in them, shared memory excluded */
+} mlxr_metal_counters;
+
 /* ---- Versions, errors, capabilities ----------------------------------------------------------------------------- */
 
 /* The ABI of the loaded library, major << 16 | minor. Never fails; may be called before mlxr_init(). */
 MLXR_API uint32_t mlxr_abi_version(void);
 
-/* Checks that the library serves a caller that was written for `want` (MLXR_ABI_VERSION of its header), and that the
- * upstream library found at load time is exactly the one compiled against: upstream promises no stable C++ ABI, so this
- * is the first thing to call. May be called again. MLXR_E_ABI. */
+/* Checks that the library serves a caller that was written for `want` (MLXR_ABI_VERSION of its header), and, in the
+ * upstream half, that the MLX found at load time is exactly the one compiled against: it promises no stable C++ ABI, so
+ * this is the first thing to call. May be called again. MLXR_E_ABI. */
 MLXR_API mlxr_status mlxr_init(uint32_t want);
 
-/* Upstream's version: as compiled against, and as loaded. Static strings; may be called before mlxr_init(). */
+/* Upstream's version: as compiled against, and as loaded. Static strings, empty in the Metal half; may be called before
+ * mlxr_init(). */
 MLXR_API const char *mlxr_upstream_version_compiled(void);
 MLXR_API const char *mlxr_upstream_version_loaded(void);
 
@@ -369,10 +490,11 @@ MLXR_API const char *mlxr_upstream_version_loaded(void);
 MLXR_API mlxr_status mlxr_last_error_code(void);
 MLXR_API const char *mlxr_last_error(void);
 
-/* One figure of enum mlxr_capability_kind. A kind that this library does not know is MLXR_E_UNSUPPORTED. */
+/* One figure of enum mlxr_capability_kind, of this half. A kind that this library does not know is MLXR_E_UNSUPPORTED. */
 MLXR_API mlxr_status mlxr_capability(int32_t kind, int64_t *value);
 
-/* 1 if operation `op` exists here for elements of `dtype` on a device of `device_type`, else 0. Never fails. */
+/* 1 if operation `op` exists here for elements of `dtype` on a device of `device_type`, else 0. Never fails. The Metal
+ * half has no operations, only kernels: 0. */
 MLXR_API int32_t mlxr_supports(int32_t op, int32_t dtype, int32_t device_type);
 
 /* ---- Devices and streams ---------------------------------------------------------------------------------------- */
@@ -650,6 +772,122 @@ MLXR_API mlxr_status mlxr_linalg(int32_t op, mlxr_array a, mlxr_array b, int32_t
  * Any other operation is MLXR_E_OPCODE. */
 MLXR_API mlxr_status mlxr_run(const mlxr_program *program, const mlxr_array *inputs, mlxr_stream stream,
                               mlxr_array *out);
+
+/* ---- Metal: device and queues ----------------------------------------------------------------------------------- */
+
+/* The Metal half runs kernels and knows nothing of arrays, dtypes or operations. Objects are queues, libraries,
+ * pipelines, buffers, events and commands. Commands in flight keep everything that they use: any handle may be freed at
+ * any time. */
+
+/* The system's default Metal device, which all functions below use. MLXR_E_DEVICE if there is none. */
+MLXR_API mlxr_status mlxr_metal_device_info_get(mlxr_metal_device_info *info);
+
+/* A queue: what is submitted to one queue runs in that order. `in_flight` is how many command buffers it holds before
+ * mlxr_metal_submit() waits for the oldest; 1 to 65536. */
+MLXR_API mlxr_metal_object mlxr_metal_queue_new(int32_t in_flight);
+
+/* Gives a handle of any kind back. 0 is allowed and does nothing. Freeing twice is MLXR_E_HANDLE. */
+MLXR_API mlxr_status mlxr_metal_free(mlxr_metal_object object);
+
+/* Gives `n` handles back. Bad ones are skipped, and reported once as MLXR_E_HANDLE. */
+MLXR_API mlxr_status mlxr_metal_free_many(const mlxr_metal_object *objects, int32_t n);
+
+/* The number of handles that have not been given back. */
+MLXR_API int64_t mlxr_metal_live_objects(void);
+
+/* ---- Metal: libraries and pipelines ----------------------------------------------------------------------------- */
+
+/* Where compiled pipelines are kept between processes: an existing folder, or NULL for nowhere (the default). Holds for
+ * libraries that are made afterwards. MLXR_E_INVALID if it is no folder. */
+MLXR_API mlxr_status mlxr_metal_cache_folder(const char *folder);
+
+/* A library of kernels from Metal source. The source has no includes but those of the system: the compiler has no
+ * folder to look into. `name` goes into messages. Floating point is strict (no fast math). MLXR_E_COMPILE, with the
+ * compiler's text: file and line are the source's, as its #line directives say. */
+MLXR_API mlxr_metal_object mlxr_metal_library_source(const char *name, const char *source);
+
+/* A library of kernels from a .metallib file. MLXR_E_COMPILE if it is none. */
+MLXR_API mlxr_metal_object mlxr_metal_library_file(const char *path);
+
+/* The names of a library's kernels, each on a line. Writes at most `capacity` bytes with the final 0 and, if `needed` is
+ * given, the number of bytes that the whole text takes. */
+MLXR_API mlxr_status mlxr_metal_library_functions(mlxr_metal_object library, char *text, size_t capacity,
+                                                  size_t *needed);
+
+/* A kernel, specialised by the values of its function constants and ready to run. Compiled once for each set of values;
+ * asked for again, it costs a lookup. MLXR_E_COMPILE, with the kernel's name, if the library has no such kernel or the
+ * driver refuses it. */
+MLXR_API mlxr_metal_object mlxr_metal_pipeline_get(mlxr_metal_object library, const char *function,
+                                                   const mlxr_metal_constant *constants, int32_t nconstants);
+
+MLXR_API mlxr_status mlxr_metal_pipeline_info_get(mlxr_metal_object pipeline, mlxr_metal_pipeline_info *info);
+
+/* Writes compiled pipelines that are new to the cache on disk. Freeing a library does it too. */
+MLXR_API mlxr_status mlxr_metal_cache_write(void);
+
+/* ---- Metal: buffers --------------------------------------------------------------------------------------------- */
+
+/* A buffer of at least `nbytes` bytes, visible to host and device, with undefined content. Freed buffers are kept and
+ * used again, once no command in flight uses them. MLXR_E_MEMORY. */
+MLXR_API mlxr_metal_object mlxr_metal_buffer_new(uint64_t nbytes);
+
+/* A buffer on the caller's memory, without copying. `data` and `nbytes` must be multiples of the device's page size,
+ * else MLXR_E_UNSUPPORTED. The memory must stay valid until `token` comes out of mlxr_metal_released(); the token is the
+ * caller's and means nothing here. It never comes out if this call fails. */
+MLXR_API mlxr_metal_object mlxr_metal_buffer_share(void *data, uint64_t nbytes, uint64_t token);
+
+/* A buffer with a copy of `nbytes` bytes, which are counted. */
+MLXR_API mlxr_metal_object mlxr_metal_buffer_copy(const void *data, uint64_t nbytes);
+
+/* Takes up to `capacity` tokens of shared memory that no buffer uses any more. Returns how many were written. */
+MLXR_API size_t mlxr_metal_released(uint64_t *tokens, size_t capacity);
+
+MLXR_API mlxr_status mlxr_metal_buffer_info_get(mlxr_metal_object buffer, mlxr_metal_buffer_info *info);
+
+/* Figures of enum mlxr_memory_figure for the device's buffers, in bytes; as mlxr_memory_get(), _set() and _clear_cache(),
+ * except that the cache limit can be read. The memory limit is where the cache is given back before more is asked for. */
+MLXR_API mlxr_status mlxr_metal_memory_get(int32_t figure, uint64_t *bytes);
+MLXR_API mlxr_status mlxr_metal_memory_set(int32_t figure, uint64_t bytes, uint64_t *previous);
+MLXR_API mlxr_status mlxr_metal_memory_clear_cache(void);
+
+/* ---- Metal: commands -------------------------------------------------------------------------------------------- */
+
+/* Encodes a batch as one command buffer and commits it. Everything is checked before anything is encoded: handles,
+ * offsets, sizes of groups and of threadgroup memory; the message names the kernel. Returns the commands. */
+MLXR_API mlxr_metal_object mlxr_metal_submit(mlxr_metal_object queue, const mlxr_metal_batch *batch);
+
+/* Waits for commands. Returns how they ended: MLXR_OK, MLXR_E_EXECUTION, MLXR_E_MEMORY or MLXR_E_DEVICE_LOST, with the
+ * names of the kernels in the message, on every call. What failed commands were to write is undefined. */
+MLXR_API mlxr_status mlxr_metal_wait(mlxr_metal_object commands);
+
+/* Tells whether commands have ended, well or not: *done is 1 or 0. */
+MLXR_API mlxr_status mlxr_metal_done(mlxr_metal_object commands, int32_t *done);
+
+/* When the GPU began and ended, in seconds of a clock of its own. MLXR_E_STATE while it has not ended. */
+MLXR_API mlxr_status mlxr_metal_times(mlxr_metal_object commands, double *start, double *end);
+
+/* Waits for everything that was submitted to a queue; 0: to any. Failures are mlxr_metal_wait()'s to report. */
+MLXR_API mlxr_status mlxr_metal_synchronize(mlxr_metal_object queue);
+
+/* ---- Metal: events ---------------------------------------------------------------------------------------------- */
+
+/* A counter that batches wait for and set, on any queue, and the host too. Starts at 0; only ever grows. */
+MLXR_API mlxr_metal_object mlxr_metal_event_new(void);
+MLXR_API mlxr_status mlxr_metal_event_get(mlxr_metal_object event, uint64_t *value);
+MLXR_API mlxr_status mlxr_metal_event_set(mlxr_metal_object event, uint64_t value);
+
+/* ---- Metal: measuring ------------------------------------------------------------------------------------------- */
+
+/* Set `size` to sizeof(mlxr_metal_counters) before the call. */
+MLXR_API mlxr_status mlxr_metal_counters_get(mlxr_metal_counters *counters);
+
+/* Sets to 0 what counts events; what there is now stays. */
+MLXR_API mlxr_status mlxr_metal_counters_reset(void);
+
+/* Records everything that is submitted, into a .gputrace that Xcode opens. MLXR_E_UNSUPPORTED where the system does not
+ * allow it (on a Mac: unless METAL_CAPTURE_ENABLED=1 is set); MLXR_E_STATE if it is on already, or is not. */
+MLXR_API mlxr_status mlxr_metal_capture_start(const char *path);
+MLXR_API mlxr_status mlxr_metal_capture_stop(void);
 
 #ifdef __cplusplus
 }

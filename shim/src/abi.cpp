@@ -1,20 +1,14 @@
-// Versions, errors and capabilities: what a caller asks before it does anything, and what it asks after a failure.
-#include "internal.hpp"
+// Versions, errors and capabilities: what a caller asks before it does anything, and what it asks after a failure. Part
+// of both libraries; knows neither MLX nor Metal.
+#include "guard.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
 #include <pthread.h>
 
-#include "mlx/device.h"
-
-#ifndef MLXR_UPSTREAM_VERSION
-#error "MLXR_UPSTREAM_VERSION must be the exact version of the MLX library that is linked (see shim/build.py)"
-#endif
-
 namespace mlxr {
-
-bool host_memory_is_shareable();
 
 namespace {
 
@@ -83,13 +77,21 @@ mlxr_status report_current_exception() noexcept {
 
 mlxr_status check_state() noexcept {
     if (g_forked.load(std::memory_order_relaxed)) {
-        return report(MLXR_E_FORK, "this process was forked after MLX was started; start MLX in the child instead "
-                                   "(multiprocessing: use the 'spawn' method)");
+        return report(MLXR_E_FORK, "this process was forked after the library was started; start it in the child "
+                                   "instead (multiprocessing: use the 'spawn' method)");
     }
     if (!g_initialised.load(std::memory_order_acquire)) {
         return report(MLXR_E_STATE, "mlxr_init() has not succeeded");
     }
     return MLXR_OK;
+}
+
+void give_text(const std::string &whole, char *text, size_t capacity, size_t *needed) {
+    if (needed) *needed = whole.size() + 1;
+    if (capacity == 0) return;
+    size_t n = std::min(capacity - 1, whole.size());
+    std::memcpy(required(text, "text"), whole.data(), n);
+    text[n] = 0;
 }
 
 } // namespace mlxr
@@ -110,10 +112,7 @@ mlxr_status mlxr_init(uint32_t want) {
                                  std::to_string(MLXR_ABI_MINOR) + ", the caller wants " + std::to_string(want >> 16) +
                                  "." + std::to_string(want & 0xffff));
         }
-        if (std::strcmp(MLXR_UPSTREAM_VERSION, mx::version()) != 0) {
-            fail(MLXR_E_ABI, std::string("compiled against MLX " MLXR_UPSTREAM_VERSION ", but MLX ") + mx::version() +
-                                 " was loaded: build the shim again");
-        }
+        check_runtime();
         // Once, whichever thread is first. The child must not touch a lock: another thread may have held it.
         static const int registered =
             pthread_atfork(nullptr, nullptr, [] { g_forked.store(true, std::memory_order_relaxed); });
@@ -126,11 +125,11 @@ mlxr_status mlxr_init(uint32_t want) {
 }
 
 const char *mlxr_upstream_version_compiled(void) {
-    return MLXR_UPSTREAM_VERSION;
+    return upstream_compiled();
 }
 
 const char *mlxr_upstream_version_loaded(void) {
-    return mx::version();
+    return upstream_loaded();
 }
 
 mlxr_status mlxr_last_error_code(void) {
@@ -142,28 +141,22 @@ const char *mlxr_last_error(void) {
 }
 
 mlxr_status mlxr_capability(int32_t kind, int64_t *value) {
-    return status_entry([&](Scope &) {
+    if (mlxr_status status = check_state()) return status;
+    try {
         int64_t result = 0;
-        switch (kind) {
-        case MLXR_CAP_UPSTREAM: result = 1; break;
-        case MLXR_CAP_METAL: result = 0; break;
-        case MLXR_CAP_CPU_COUNT: result = mx::device_count(mx::Device::cpu); break;
-        case MLXR_CAP_GPU_COUNT: result = mx::device_count(mx::Device::gpu); break;
-        case MLXR_CAP_SHARE_HOST: result = host_memory_is_shareable(); break;
-        case MLXR_CAP_MEMORY_LIMIT: result = static_cast<int64_t>(memory_limit()); break;
-        default: fail(MLXR_E_UNSUPPORTED, "capability " + std::to_string(kind) + " is not known");
+        if (!capability_of(kind, result)) {
+            fail(MLXR_E_UNSUPPORTED, "capability " + std::to_string(kind) + " is not known");
         }
         *required(value, "value") = result;
-    });
+        return MLXR_OK;
+    } catch (...) {
+        return report_current_exception();
+    }
 }
 
 int32_t mlxr_supports(int32_t op, int32_t dtype, int32_t device_type) {
     if (!is_known(op) || dtype < MLXR_BOOL || dtype > MLXR_COMPLEX64) return 0;
-    if (device_type == MLXR_CPU) return 1;
-    if (device_type != MLXR_GPU || check_state()) return 0;
-    // Upstream has float64 on the CPU alone; LAPACK runs there.
-    bool host_only = dtype == MLXR_FLOAT64 || (op >= MLXR_INV && op <= MLXR_EIGVALSH);
-    return !host_only && mx::device_count(mx::Device::gpu) > 0;
+    return device_supports(op, dtype, device_type);
 }
 
 } // extern "C"

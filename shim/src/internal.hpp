@@ -1,18 +1,15 @@
-// What the translation units of the shim share: errors, the guard around every entry, the table of handles, and the
+// What the translation units of the upstream half share: the guard around every entry, the table of handles, and the
 // checks that stand between a caller and what upstream does not check. Nothing here is visible outside of the library,
 // and nothing here knows of Python.
 #pragma once
 
-#include "mlxr_shim.h"
+#include "guard.hpp"
 
 #include <cstdint>
 #include <initializer_list>
 #include <mutex>
-#include <new>
 #include <optional>
-#include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "mlx/array.h"
@@ -27,26 +24,6 @@ static_assert(MLX_VERSION_NUMERIC >= 32004, "mlxr_shim needs MLX 0.32.4 or newer
 namespace mlxr {
 
 namespace mx = mlx::core;
-
-// ---- Errors --------------------------------------------------------------------------------------------------------
-
-struct Error {
-    mlxr_error code;
-    std::string message;
-};
-
-[[noreturn]] inline void fail(mlxr_error code, std::string message) {
-    throw Error{code, std::move(message)};
-}
-
-// Records a failure for the calling thread and returns its code.
-mlxr_status report(mlxr_error code, const char *message) noexcept;
-
-// The code under which an exception in flight is reported; records it. Called from a catch block only.
-mlxr_status report_current_exception() noexcept;
-
-// MLXR_OK if entries may run: initialised, and not in a forked child. Otherwise reports why not.
-mlxr_status check_state() noexcept;
 
 // ---- Scope: one call of an entry
 // -------------------------------------------------------------------------------------
@@ -135,12 +112,6 @@ std::vector<int> all_axes(const mx::array &a);
 
 // A negative axis counted from the end; refuses one that is out of range.
 int axis_of(const mx::array &a, int32_t axis);
-
-template <class T>
-T *required(T *pointer, const char *name) {
-    if (!pointer) fail(MLXR_E_INVALID, std::string(name) + " is NULL");
-    return pointer;
-}
 
 // ---- What upstream does not check
 // -------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 // The table of handles, streams, evaluation and memory figures: all of the shim's state.
 #include "internal.hpp"
+#include "slots.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <deque>
 #include <map>
 #include <variant>
@@ -17,11 +17,9 @@ namespace {
 
 // ---- Handles
 
-struct Slot {
-    std::optional<mx::array> array;
-    uint32_t generation;
-    uint32_t references = 0;
-    bool good = false;     // a leaf, or came out of a successful evaluation
+struct Entry {
+    mx::array array;
+    bool good;             // a leaf, or came out of a successful evaluation
     bool poisoned = false; // an evaluation failed while this was neither
 };
 
@@ -29,9 +27,7 @@ struct Slot {
 // still let go of arrays then, and at exit there is nobody left to free for.
 struct State {
     std::mutex mutex;
-    std::deque<Slot> slots; // references stay valid while it grows
-    std::vector<uint32_t> vacant;
-    int64_t live = 0;
+    Slots<Entry> arrays;
     std::deque<mx::Stream> streams;
     std::map<std::pair<int32_t, int32_t>, mlxr_stream> defaults;
 };
@@ -41,69 +37,26 @@ State &state() {
     return *instance;
 }
 
-// Generations start at different numbers, so that small or neighbouring integers are unlikely to be live handles.
-uint32_t first_generation(uint32_t slot) {
-    return (slot + 1) * 0x9E3779B9u | 1u;
-}
-
-// The slot of a live handle, or nullptr.
-Slot *find_slot(mlxr_array handle) {
-    auto &slots = state().slots;
-    auto index = static_cast<uint32_t>(handle);
-    auto generation = static_cast<uint32_t>(handle >> 32);
-    if (index >= slots.size()) return nullptr;
-    auto &slot = slots[index];
-    return slot.generation == generation && slot.references > 0 ? &slot : nullptr;
-}
-
 [[noreturn]] void refuse(mlxr_array handle) {
     if (handle == 0) fail(MLXR_E_HANDLE, "an array is missing: its handle is 0");
     fail(MLXR_E_HANDLE, "stale, freed or foreign array handle " + std::to_string(handle));
 }
 
-Slot &slot_of(mlxr_array handle) {
-    auto *slot = find_slot(handle);
-    if (!slot) refuse(handle);
-    return *slot;
-}
-
-mlxr_array take_slot(mx::array array) {
-    auto &s = state();
-    uint32_t index;
-    if (s.vacant.empty()) {
-        index = static_cast<uint32_t>(s.slots.size());
-        // So that giving a slot back cannot fail.
-        if (s.vacant.capacity() <= index) s.vacant.reserve(2 * (index + 1));
-        s.slots.push_back(Slot{std::nullopt, first_generation(index)});
-    } else {
-        index = s.vacant.back();
-        s.vacant.pop_back();
-    }
-    auto &slot = s.slots[index];
-    slot.good = array.status() == mx::array::Status::available;
-    slot.poisoned = false;
-    slot.references = 1;
-    slot.array.emplace(std::move(array));
-    s.live++;
-    return static_cast<uint64_t>(slot.generation) << 32 | index;
+Entry &entry_of(mlxr_array handle) {
+    auto *entry = state().arrays.find(handle);
+    if (!entry) refuse(handle);
+    return *entry;
 }
 
 // Ends one ownership of a handle; false if it has none.
 bool give_back(mlxr_array handle) {
-    auto *slot = find_slot(handle);
-    if (!slot) return false;
-    if (--slot->references > 0) return true;
-    slot->array.reset();
-    if (++slot->generation == 0) slot->generation = 1;
-    state().vacant.push_back(static_cast<uint32_t>(handle));
-    state().live--;
-    return true;
+    std::optional<Entry> last;
+    return state().arrays.give_back(handle, last);
 }
 
 // An evaluation failed: whatever was neither a leaf nor evaluated before may be unfinished.
 void poison() {
-    for (auto &slot : state().slots)
-        slot.poisoned |= slot.references > 0 && !slot.good;
+    state().arrays.for_each([](Entry &entry) { entry.poisoned |= !entry.good; });
 }
 
 // ---- Streams
@@ -133,11 +86,11 @@ Scope::Scope() : lock_(state().mutex) {}
 Scope::~Scope() = default;
 
 const mx::array &Scope::borrow(mlxr_array handle) const {
-    auto &slot = slot_of(handle);
-    if (slot.poisoned) {
+    auto &entry = entry_of(handle);
+    if (entry.poisoned) {
         fail(MLXR_E_POISONED, "an earlier evaluation failed and may have left this array unfinished");
     }
-    return *slot.array;
+    return entry.array;
 }
 
 std::optional<mx::array> Scope::optional(mlxr_array handle) const {
@@ -168,7 +121,8 @@ mlxr_array Scope::put(mx::array array) {
         fail(MLXR_E_INVALID, "the result has " + std::to_string(array.ndim()) + " axes, more than 32");
     }
     check_size(array.shape(), array.dtype());
-    return take_slot(std::move(array));
+    bool leaf = array.status() == mx::array::Status::available;
+    return state().arrays.put(Entry{std::move(array), leaf});
 }
 
 void Scope::put_all(std::vector<mx::array> arrays, mlxr_array *out) {
@@ -241,11 +195,9 @@ void Scope::synchronize(mx::Stream stream) {
 }
 
 void Scope::mark_good(const mlxr_array *handles, int32_t n) {
-    auto &slots = state().slots;
     for (int32_t i = 0; i < n; i++) {
         // Another thread may have freed the handle while this one waited.
-        auto &slot = slots[static_cast<uint32_t>(handles[i])];
-        if (slot.generation == static_cast<uint32_t>(handles[i] >> 32)) slot.good = true;
+        if (auto *entry = state().arrays.find(handles[i])) entry->good = true;
     }
 }
 
@@ -269,9 +221,7 @@ extern "C" {
 
 mlxr_status mlxr_array_retain(mlxr_array handle) {
     return status_entry([&](Scope &) {
-        auto &slot = slot_of(handle);
-        if (slot.references == UINT32_MAX) fail(MLXR_E_OVERFLOW, "too many owners of one handle");
-        slot.references++;
+        if (!state().arrays.retain(handle)) refuse(handle);
     });
 }
 
@@ -297,7 +247,7 @@ mlxr_status mlxr_array_free_many(const mlxr_array *handles, int32_t n) {
 int64_t mlxr_live_handles(void) {
     if (check_state()) return 0;
     std::lock_guard lock(state().mutex);
-    return state().live;
+    return state().arrays.live();
 }
 
 mlxr_status mlxr_device_count(int32_t device_type, int32_t *count) {
@@ -319,12 +269,7 @@ mlxr_status mlxr_device_info(int32_t device_type, int32_t index, char *text, siz
         std::string lines;
         for (const auto &[key, value] : sorted)
             lines += key + "=" + value + "\n";
-        if (needed) *needed = lines.size() + 1;
-        if (capacity > 0) {
-            size_t n = std::min(capacity - 1, lines.size());
-            std::memcpy(required(text, "text"), lines.data(), n);
-            text[n] = 0;
-        }
+        give_text(lines, text, capacity, needed);
     });
 }
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from mlxr import shim
 from mlxr.shim import abi, binding
+from mlxr.shim.native import UPSTREAM_FUNCTIONS
 
 HANDLE, POINTER, INT32 = ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int32
 REALS = [0.0, 1.0, -1.0, 1e-5, float("inf"), float("nan"), 1e30]
@@ -85,12 +86,13 @@ class Fuzz:
         self.rng = random.Random(seed)
         self.log = log
         self.functions = ctypes.CDLL(str(shim.load().path))  # beside the binding's: handles are plain numbers here
-        for name, (result, arguments) in abi.PROTOTYPES.items():
+        for name in UPSTREAM_FUNCTIONS:
+            result, arguments = abi.PROTOTYPES[name]
             function = getattr(self.functions, name)
             function.restype, function.argtypes = result, arguments
         self.live, self.dead = [], []
         self.made = self.refused = 0
-        self.names = [name for name in abi.PROTOTYPES if name not in SKIPPED]
+        self.names = [name for name in UPSTREAM_FUNCTIONS if name not in SKIPPED]
 
     def fresh(self):
         """Make an array from host memory."""

@@ -72,6 +72,14 @@ def test_struct_layouts_agree_with_the_compiler(tmp_path):
         "mlxr_conv_params": abi.ConvParams,
         "mlxr_instr": abi.Instr,
         "mlxr_program": abi.Program,
+        "mlxr_metal_device_info": abi.MetalDeviceInfo,
+        "mlxr_metal_pipeline_info": abi.MetalPipelineInfo,
+        "mlxr_metal_buffer_info": abi.MetalBufferInfo,
+        "mlxr_metal_constant": abi.MetalConstant,
+        "mlxr_metal_argument": abi.MetalArgument,
+        "mlxr_metal_launch": abi.MetalLaunch,
+        "mlxr_metal_batch": abi.MetalBatch,
+        "mlxr_metal_counters": abi.MetalCounters,
     }
     lines = ['#include <stdio.h>\n#include "mlxr_shim.h"\nint main(void) {']
     expected = {}

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from mlxr.backends.base import Backend
 from mlxr.core.device import Device
-from mlxr.errors import BackendUnavailableError
 
 
 def make(device: Device) -> Backend:
-    """Return the backend of ``metal``.
+    """Return the backend of ``metal``; see :func:`mlxr.backends.metal.backend.make`."""
+    # Imported here: whoever reads plans needs no runtime.
+    from mlxr.backends.metal import backend
 
-    Raises
-    ------
-    BackendUnavailableError
-        If the Metal runtime is not built, or this machine has no Metal device.
-    """
-    raise BackendUnavailableError("the Metal runtime is not built", device=device.name)
+    return backend.make(device)
