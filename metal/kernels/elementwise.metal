@@ -9,6 +9,7 @@
 //
 // The op and the dtypes are function constants: a pipeline holds one op for one combination of dtypes, and a file of
 // fifteen kernels serves all of them. Definitions of ops: mlxr/cpu/kernels/elementwise.pxd.
+#include "lanes.h"
 #include "mathematics.h"
 #include "strides.h"
 #include "types.h"
@@ -91,19 +92,6 @@ METAL_FUNC float unary(float x) {
     default: return x;
     }
 }
-
-template <typename T>
-struct unsigned_of {
-    typedef T type;
-};
-template <>
-struct unsigned_of<int> {
-    typedef uint type;
-};
-template <>
-struct unsigned_of<long> {
-    typedef ulong type;
-};
 
 template <typename T>
 METAL_FUNC T negated(T x) {

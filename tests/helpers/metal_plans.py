@@ -155,7 +155,7 @@ def agree(expected: Tensor, got: Tensor, ulps: float = 0, scale: float = 0.0) ->
     """
     assert got.shape == expected.shape
     assert got.dtype is expected.dtype
-    a, b = as_numpy(expected), as_numpy(got)
+    a, b = (np.atleast_1d(as_numpy(x)) for x in (expected, got))
     if expected.dtype.kind != "f":
         assert np.array_equal(a, b, equal_nan=expected.dtype.kind == "c"), f"{a} != {b}"
         return
