@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -203,3 +204,60 @@ def compile_kernels(path: Path, checked: bool = False, include: Iterable[Path] =
         run([clang(), *link])
 
     return store(products() / "kernels" / f"{path.stem}-{digest.hexdigest()[:24]}.so", make)
+
+
+# ---------------------------------------------------------------- Objective-C++
+
+
+METALLIB_MAGIC = "mlxr stand-in metallib 1\n"
+
+
+def objective_cxx_flags() -> list[str]:
+    """Return the flags for Objective-C++ sources written for Apple's frameworks: with ARC, against the stand-in's."""
+    return [
+        "-std=c++20", "-fobjc-runtime=gnustep-2.0", "-fobjc-arc", "-fobjc-weak", "-fblocks", "-fexceptions", "-fPIC",
+        "-fconstant-string-class=NSConstantString", "-isystem", str(HERE / "include"),
+    ]  # fmt: skip
+
+
+@cache
+def frameworks() -> Path:
+    """Return the shared library with the Objective-C runtime, Foundation and Metal; it needs the executor's beside it."""
+    key = source_hash("executor/*", "msl/interface.h", "objc/*", "include/**/*.h", "toolchain.py")[:16]
+    common = ["-O2", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+    objc = [*objective_cxx_flags(), "-x", "objective-c++", *common, "-Wno-objc-root-class"]
+    defines = [f'-DSTANDIN_PYTHON="{sys.executable}"', f'-DSTANDIN_COMPILER="{HERE / "compiler.py"}"']
+
+    def make(out: Path) -> None:
+        folder = out.parent
+        run([clang(), "-std=c++20", *common, "-c", str(HERE / "objc/runtime.cpp"), "-o", str(folder / "runtime.o")])
+        for name, flags in (("foundation", ["-fno-objc-arc"]), ("metal", defines)):
+            run([clang(), *objc, *flags, "-c", str(HERE / f"objc/{name}.mm"), "-o", str(folder / f"{name}.o")])
+        objects = [str(folder / f"{name}.o") for name in ("runtime", "foundation", "metal")]
+        run([clang(), "-shared", *objects, "-o", str(out), str(executor()), f"-Wl,-rpath,{executor().parent}", "-Wl,-z,defs",
+             "-ldl", "-lpthread"])  # fmt: skip
+
+    return store(products() / key / "libmlxr_standin_metal.so", make)
+
+
+def framework_link_flags() -> list[str]:
+    """Return what a shared library that uses the stand-in's frameworks is linked with."""
+    library = frameworks()
+    return [str(library), f"-Wl,-rpath,{library.parent}", f"-Wl,-rpath,{executor().parent}"]
+
+
+def compile_source(text: str, checked: bool = False) -> Path:
+    """Return the shared library of kernels given as text, as Metal compiles it: messages name ``program_source``."""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:24]
+    path = store(products() / "sources" / f"source-{digest}.metal",
+                 lambda out: out.write_text(f'#line 1 "program_source"\n{text}') and None)  # fmt: skip
+    return compile_kernels(path, checked)
+
+
+def write_metallib(source: str, path: Path) -> None:
+    """Write the stand-in's counterpart of a ``.metallib``: its source, checked and with all includes in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / path.with_suffix(".metal").name
+        whole.write_text(source)
+        compile_kernels(whole)
+    path.write_text(METALLIB_MAGIC + source)

@@ -38,7 +38,7 @@ struct Region {
     uint8_t *initialised; // the caller's record, for buffers that outlive the launch
 };
 
-std::vector<Region> regions;
+std::vector<Region> &regions = *new std::vector<Region>; // never destroyed: a queue may run when the process ends
 size_t last_region;
 bool checking;
 const char *image_begin, *image_end;

@@ -504,8 +504,9 @@ void run_groups(Worker *w) {
 }
 
 // Workers are kept for the next launch, with their stacks, unless a launch failed on them.
-std::vector<std::unique_ptr<Worker>> idle_workers;
-std::mutex launch_mutex;
+// Neither is ever destroyed: a queue may run when the process ends.
+std::vector<std::unique_ptr<Worker>> &idle_workers = *new std::vector<std::unique_ptr<Worker>>;
+std::mutex &launch_mutex = *new std::mutex;
 
 std::unique_ptr<Worker> new_worker(const Launch *launch) {
     std::unique_ptr<Worker> w;
@@ -802,6 +803,14 @@ __attribute__((visibility("default"))) int32_t standin_describe(void *module, co
     info->max_threads = std::min(kernel->max_threads, kMaxThreads);
     info->parameter_count = (uint32_t)kernel->parameter_count;
     return 0;
+}
+
+__attribute__((visibility("default"))) int32_t standin_required_constants(void *module, const char *name, int32_t *indices,
+                                                                          int32_t capacity) {
+    const Kernel *kernel = find(static_cast<Module *>(module), name);
+    for (int i = 0; kernel && i < kernel->required_constant_count && i < capacity; ++i)
+        indices[i] = kernel->required_constants[i];
+    return kernel ? kernel->required_constant_count : 0;
 }
 
 __attribute__((visibility("default"))) char standin_constant_type(void *module, int32_t index, uint32_t *size) {

@@ -82,6 +82,8 @@ int32_t standin_run(void *module, const standin_launch *launch, standin_error *e
 const char *standin_kernel_names(void *module);
 /* 0, or -1 where there is no such kernel. */
 int32_t standin_describe(void *module, const char *kernel, standin_kernel_info *info);
+/* The indices of the function constants that a kernel reads: writes up to `capacity`, returns how many there are. */
+int32_t standin_required_constants(void *module, const char *kernel, int32_t *indices, int32_t capacity);
 /* The type of a function constant (b, f, h, i, u) and its size in *size; 0 where the module has none of that index. */
 char standin_constant_type(void *module, int32_t index, uint32_t *size);
 
