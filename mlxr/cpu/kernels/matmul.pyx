@@ -46,6 +46,22 @@ cdef extern from "microkernel.h" nogil:
     float fma1_f32(float a, float b, float c) noexcept
     double fma1_f64(double a, double b, double c) noexcept
 
+cdef extern from "pairs.h" nogil:
+    enum:
+        FORM_FLOATS
+        FORM_SPLIT
+        FORM_JOINED
+    int joined_pairs_work() noexcept
+    uint64_t flush_subnormals() noexcept
+    void restore_mode(uint64_t mode) noexcept
+    void pack_pairs(int form, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
+                    Py_ssize_t per, Py_ssize_t width, float *dst) noexcept
+    void run_pair_block(int form, bint placed, Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t k, const float *a,
+                        Py_ssize_t lda, const char *b, Py_ssize_t ldb, const float *init, const float *add,
+                        Py_ssize_t ldt, float *dst, Py_ssize_t ldd) noexcept
+    void pair_dot_strip(int form, const char *src, Py_ssize_t sw, Py_ssize_t nw, Py_ssize_t nk, const float *x,
+                        float *dst) noexcept
+
 cdef extern from *:
     """
     /* A step of (re, im) pairs, and after it the step of (-im, re) pairs. */
@@ -105,12 +121,16 @@ cdef enum:
     QUANT_LANES  # quantized; w counts its rows (x @ W.T), sw words apart
     QUANT_STEPS  # quantized; k counts its rows (x @ W), sk words apart
 
+# The form in which pairs of bfloat16 are packed (see pairs.h): the processor's, once and for all.
+cdef int PAIR_FORM = FORM_JOINED if joined_pairs_work() else FORM_SPLIT
+
 # One side of the product. w counts rows of A or columns of B, in real numbers, as k does.
 cdef struct Operand:
     const char *data
     Py_ssize_t sw, sk    # in elements of dtype
     int dtype
     int kind
+    int form             # of packed steps of k: FORM_FLOATS, or one of the two of bfloat16 pairs
     # quantized operands only
     int bits, group
     const char *scales
@@ -160,6 +180,11 @@ cdef inline Py_ssize_t round_up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return (a + b - 1) // b * b
 
 
+cdef inline Py_ssize_t even(Py_ssize_t k, int form) noexcept nogil:
+    """Steps for which `k` of a packed operand take room."""
+    return k if form == FORM_FLOATS else k + (k & 1)
+
+
 cdef inline Py_ssize_t item_size(int dtype) noexcept nogil:
     return 8 if dtype == FLOAT64 or dtype == COMPLEX64 else 2 if dtype == FLOAT16 or dtype == BFLOAT16 else 4
 
@@ -184,6 +209,9 @@ cdef void make_plan(Plan *p) noexcept nogil:
     cdef bint wide, in_place, native_out, native_b
     cdef double seconds, flops, streamed
     cdef bint quantized = is_quantized(&p.b)
+    if p.a.dtype == BFLOAT16 and p.b.dtype == BFLOAT16 and p.a.kind == PLAIN and p.b.kind == PLAIN \
+            and p.out_dtype != FLOAT64:
+        p.a.form = p.b.form = PAIR_FORM
     wide = p.out_dtype == FLOAT64
     nr = GEMM_NR_f64 if wide else GEMM_NR_f32
     size = 8 if wide else 4
@@ -253,6 +281,8 @@ cdef void make_plan(Plan *p) noexcept nogil:
             p.kp = KC
         elif p.b.sk == 1 and k > p.kp and <uintptr_t>p.b.data % item_size(p.b.dtype) == 0:
             p.shift = (<uintptr_t>p.b.data & 63) // item_size(p.b.dtype)
+            if p.b.form != FORM_FLOATS:
+                p.shift &= ~1
         target = 4 * p.threads
     p.kp = min(p.kp, max(1, k))
     # Whole strips: the last strip of a block would write past its columns, and of the last row past the result.
@@ -272,8 +302,8 @@ cdef void make_plan(Plan *p) noexcept nogil:
         p.threads = 1
 
     p.ld = round_up(p.nb, nr)
-    p.packed_bytes = round_up(ceil_div(p.ms, p.mr) * p.sp * p.ks * size, 64)
-    p.panel_bytes = round_up(p.kp * p.ld * size, 64)
+    p.packed_bytes = round_up(ceil_div(p.ms, p.mr) * p.sp * even(p.ks, p.a.form) * size, 64)
+    p.panel_bytes = round_up(even(p.kp, p.b.form) * p.ld * size, 64)
     p.tile_bytes = p.chain_bytes = p.turned_bytes = p.held_bytes = 0
     if not p.direct_c or k > KC or n % (nr // 2) != 0:
         p.tile_bytes = round_up(p.mb * p.ld * size, 64)
@@ -318,7 +348,9 @@ cdef void pack_operand(Operand *o, Py_ssize_t w0, Py_ssize_t k0, Py_ssize_t nw, 
     if o.kind == PLAIN:
         src = o.data + (w0 * o.sw + k0 * o.sk) * size
         if real is float:
-            if width == 1:
+            if o.form != FORM_FLOATS:
+                pack_pairs(o.form, src, o.sw, o.sk, nw, nk, per, width, dst)
+            elif width == 1:
                 row_to_f32(o.dtype, src, o.sk, nk, dst)
             else:
                 pack_f32(o.dtype, src, o.sw, o.sk, nw, nk, per, width, dst)
@@ -496,7 +528,7 @@ cdef void pack_a(Plan *p, Py_ssize_t i0, Py_ssize_t k0, Py_ssize_t rows, Py_ssiz
         kc = min(KC, ks - kb)
         first = unit % groups * GROUP
         pack_operand(&p.a, i0 + first * p.mr, k0 + kb, min(rows - first * p.mr, GROUP * p.mr), kc, p.mr, p.sp,
-                     packed + kb * panels * p.sp + first * kc * p.sp)
+                     packed + kb * panels * p.sp + first * even(kc, p.a.form) * p.sp)
         unit = take(&p.packed)
 
 
@@ -554,7 +586,9 @@ cdef void sum_strips(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t kb,
     cdef const char *b
     for s in range(ceil_div(cols, nr)):
         b = p.b.data + ((j0 + s * nr) * p.b.sw + k0 + kb) * item_size(p.b.dtype)
-        if real is float:
+        if real is float and p.b.form != FORM_FLOATS:
+            pair_dot_strip(p.b.form, b, p.b.sw, min(nr, cols - s * nr), kc, row + kb, part)
+        elif real is float:
             dot_strip_f32(p.b.dtype, b, p.b.sw, min(nr, cols - s * nr), kc, row + kb, part)
         else:
             dot_strip_f64(p.b.dtype, b, p.b.sw, min(nr, cols - s * nr), kc, row + kb, part)
@@ -569,13 +603,13 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
     starts at the `first`; `held` keeps the sums between passes over k (NULL when there is one pass)."""
     cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
     cdef Py_ssize_t lanes = nr // 2, ld = p.ld, ldc = p.out_rs * (2 if p.complex_out else 1)
-    cdef Py_ssize_t kb = 0, kc, c, cl, whole, from_panel, ip, strip, js, m, vectors, ldb, ldd, at
+    cdef Py_ssize_t kb = 0, kc, c, cl, steps, whole, from_panel, ip, strip, js, m, vectors, ldb, ldd, at
     cdef real *panel = <real *>own
     cdef real *sums = <real *>(own + p.panel_bytes)       # finished blocks of k, added up
     cdef real *chains = <real *>(own + p.panel_bytes + p.tile_bytes)  # the block under way, where a panel is part of it
     cdef real *turned = <real *>(own + p.panel_bytes + p.tile_bytes + p.chain_bytes)
     cdef bint last = False
-    cdef int b_dtype
+    cdef int b_dtype, form = p.b.form
     cdef const real *a
     cdef const char *b
     cdef const real *init
@@ -596,6 +630,7 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
         c = 0
         while True:
             cl = min(p.kp - p.shift if c == 0 else p.kp, kc - c)
+            steps = even(cl, form)
             if p.summed and p.b.kind == PLAIN:
                 sum_strips(p, j0, k0, kb, cols, kc, packed, sums, panel)
                 break
@@ -606,9 +641,9 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
                     break
             elif from_panel < cols:
                 pack_operand(&p.b, j0 + from_panel, k0 + kb + c, cols - from_panel, cl, nr, nr,
-                             panel + from_panel * cl)
+                             panel + from_panel * steps)
             for ip in range(ceil_div(rows, p.mr)):
-                a = packed + (kb * panels + (first + ip) * kc + c) * p.sp
+                a = packed + (kb * panels + (first + ip) * even(kc, form) + (c // 2 if form == FORM_JOINED else c)) * p.sp
                 m = min(p.mr, rows - ip * p.mr)
                 for strip in range(ceil_div(cols, nr)):
                     js = strip * nr
@@ -617,7 +652,7 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
                         ldb = p.b.sk
                         b_dtype = p.b.dtype
                     else:
-                        b = <const char *>(panel + js * cl)
+                        b = <const char *>(panel + js * steps)
                         ldb = nr
                         b_dtype = FLOAT32 if real is float else FLOAT64
                     at = ip * p.mr * ld + js
@@ -635,7 +670,9 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
                         else:
                             dst = sums + at
                     vectors = 2 if cols - js > lanes else 1
-                    if real is float:
+                    if real is float and form != FORM_FLOATS:
+                        run_pair_block(form, js < from_panel, m, vectors, cl, a, p.sp, b, ldb, init, add, ld, dst, ldd)
+                    elif real is float:
                         run_block_f32(b_dtype, m, vectors, cl, a, p.sp, b, ldb, init, add, ld, dst, ldd)
                     else:
                         run_block_f64(b_dtype, m, vectors, cl, a, p.sp, b, ldb, init, add, ld, dst, ldd)
@@ -659,6 +696,8 @@ cdef void dot(const Plan *p, real *sum) noexcept nogil:
     cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
     cdef Py_ssize_t first = 0, blocks, length, k, x
     cdef Operand va = p.a, vb = p.b
+    if va.form == FORM_JOINED:
+        va.form = vb.form = FORM_SPLIT  # for the same lanes
     va.sw, vb.sw = KC * va.sk, KC * vb.sk
     while first < p.k:
         # As many whole blocks as there are lanes, or the short block at the end.
@@ -672,7 +711,7 @@ cdef void dot(const Plan *p, real *sum) noexcept nogil:
             pack_operand(&va, 0, k, blocks, min(32, length - k), nr, nr, a)
             pack_operand(&vb, 0, k, blocks, min(32, length - k), nr, nr, b)
             if real is float:
-                lane_products_f32(min(32, length - k), a, b, chains)
+                lane_products_f32(even(min(32, length - k), va.form), a, b, chains)
             else:
                 lane_products_f64(min(32, length - k), a, b, chains)
         for x in range(blocks):
@@ -891,8 +930,13 @@ cdef Plan locate(const Batch *t, Py_ssize_t product) noexcept nogil:
 
 
 cdef void run(Plan *p, char *shared, char *own, bint team) noexcept nogil:
+    cdef uint64_t mode
     if p.out_dtype == FLOAT64:
         work(p, shared, <double *>own, team)
+    elif p.b.form != FORM_FLOATS:
+        mode = flush_subnormals()
+        work(p, shared, <float *>own, team)
+        restore_mode(mode)
     else:
         work(p, shared, <float *>own, team)
 
