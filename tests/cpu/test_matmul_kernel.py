@@ -47,6 +47,62 @@ def test_an_element_is_the_promised_chain(k):
         assert product[i, j] == element(a[i], b[:, j])
 
 
+def paired_element(row, column) -> np.float32:
+    """Return one element of a product of bfloat16 matrices: odd k before even, subnormals taken as zero."""
+
+    def flushed(x) -> np.float32:
+        return np.float32(0) if abs(x) < np.finfo(np.float32).tiny else np.float32(x)
+
+    row, column = ([flushed(x) for x in values] + [np.float32(0)] * (len(values) % 2) for values in (row, column))
+    total = None
+    for start in range(0, len(row), BLOCK):
+        part = np.float32(0)
+        for k in range(start, min(start + BLOCK, len(row)), 2):
+            part = flushed(fma(row[k + 1], column[k + 1], part))
+            part = flushed(fma(row[k], column[k], part))
+        total = part if total is None else flushed(np.float32(total + part))
+    return total
+
+
+def bfloat16(x: np.ndarray) -> mx.array:
+    return mx.array(x).astype(mx.bfloat16)
+
+
+# (M, N, K) of products that read the right operand where it lies, from a panel, transposed, and as single columns.
+@fused
+@pytest.mark.parametrize("shape", [(3, 40, 1), (3, 40, 17), (1, 40, 2 * BLOCK + 7), (50, 40, BLOCK), (1, 1, 3 * BLOCK)])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-60])
+def test_an_element_of_a_bfloat16_product_is_the_promised_chain_of_pairs(shape, scale):
+    """The small scale makes products of normal numbers that are subnormal, and sums of them that are not."""
+    m, n, k = shape
+    a, b = bfloat16(numbers(m, k) * np.float32(scale)), bfloat16(numbers(k, n, seed=1) * np.float32(2.0**-2 * scale))
+    left, right = np.array(a.astype(mx.float32)), np.array(b.astype(mx.float32))
+    for product in (a @ b, mx.contiguous(a.T).T @ mx.contiguous(b.T).T):
+        values = np.array(product.astype(mx.float32))
+        for i, j in itertools.product({0, m - 1}, {0, n - 1}):
+            expected = bfloat16(paired_element(left[i], right[:, j]))
+            assert values[i, j] == np.array(expected.astype(mx.float32))
+
+
+@fused
+@pytest.mark.parametrize("shape", [(1, 64), (5, 64), (40, 64), (1, 1), (64, 1)])
+@pytest.mark.parametrize("k", [38, BLOCK + 40])
+def test_the_last_bit_of_a_sum_of_bfloat16_products(shape, k):
+    """The sum of the first element is cancelled but for its last eight bits, which bfloat16 then shows."""
+    m, n = shape
+    a, b = np.array(bfloat16(numbers(m, k)).astype(mx.float32)), np.array(bfloat16(numbers(k, n)).astype(mx.float32))
+    a[0, -2:] = 0
+    total = paired_element(a[0], b[:, 0])
+    high = np.array(bfloat16(total).astype(mx.float32))
+    a[0, -1], a[0, -2] = high, np.array(bfloat16(total - high).astype(mx.float32))
+    b[-2:, 0] = -1
+    rest = paired_element(a[0], b[:, 0])
+    assert rest != 0
+    x, y = bfloat16(a), bfloat16(b)
+    for product in (x @ y, mx.contiguous(x.T).T @ mx.contiguous(y.T).T):
+        assert float(product[0, 0]) == rest
+
+
 @fused
 def test_alpha_and_beta_come_last():
     a, b, c = numbers(2, 600), numbers(600, 3, seed=1), numbers(2, 3, seed=2)

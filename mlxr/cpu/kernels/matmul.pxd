@@ -12,6 +12,13 @@ multiply-add). With T = float64 for a float64 output and float32 for every other
         sum = partial for the first block, sum + partial for the others
     C[i, j] = round_to_dtype(fma(beta, T(bias[i, j]), alpha * sum))       without bias: alpha * sum
 
+Where A and B are both bfloat16, k go in pairs, the odd one first, as the instruction vdpbf16ps has it:
+
+        for even k:  partial = fma(A[i, k + 1], B[k + 1, j], partial);  partial = fma(A[i, k], B[k, j], partial)
+
+with zero behind an odd K, and every float32 operation, those of the last line included, takes subnormal operands and
+results as zero. (pairs.h; docs/decisions/0006 says what this buys.)
+
 Element (i, j) is therefore a function of row i of A, column j of B and K alone. Complex products are a chain of twice
 the length, re: +re*re, -im*im, im: +re*im, +im*re for each k; its blocks hold KC/2 complex k. x86-64-v2 has no fused
 multiply-add and rounds twice in its place.

@@ -244,7 +244,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
     p.ms = min(panels, budget) * p.mr
 
     native_out = wide or p.complex_out or p.out_dtype == FLOAT32
-    native_b = p.b.dtype == (FLOAT64 if wide else FLOAT32)
+    native_b = p.b.dtype == <int>(FLOAT64 if wide else FLOAT32)
     in_place = p.b.kind == PLAIN and p.b.sw == 1
     p.direct_c = native_out and p.out_cs == 1 and p.alpha == 1 and p.bias == NULL
     p.mb = p.ms
@@ -262,7 +262,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
         target = 4 * p.threads
     elif m > 3 * GEMM_MR:
         # A panel of B of 256 KB stays in the L2 cache; with few k its columns are many, and rows of C long.
-        p.nb, p.kp = min(2048, max(128, (1 << 16) // max(1, k))), KC
+        p.nb, p.kp = min(2048, max(256 if p.b.form == FORM_JOINED else 128, (1 << 16) // max(1, k))), KC
         p.direct_b = in_place and native_b and k * n * size <= 32 << 10
         if k <= 64:
             narrowest = p.nb
@@ -643,7 +643,8 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
                 pack_operand(&p.b, j0 + from_panel, k0 + kb + c, cols - from_panel, cl, nr, nr,
                              panel + from_panel * steps)
             for ip in range(ceil_div(rows, p.mr)):
-                a = packed + (kb * panels + (first + ip) * even(kc, form) + (c // 2 if form == FORM_JOINED else c)) * p.sp
+                at = c // 2 if form == FORM_JOINED else c
+                a = packed + (kb * panels + (first + ip) * even(kc, form) + at) * p.sp
                 m = min(p.mr, rows - ip * p.mr)
                 for strip in range(ceil_div(cols, nr)):
                     js = strip * nr

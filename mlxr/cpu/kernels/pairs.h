@@ -113,26 +113,43 @@ static void pair_steps(int form, Py_ssize_t nk, Py_ssize_t width, float *strip) 
     }
 }
 
-/* Pairs whose lanes are neighbours in memory, joined on the way: rows k and k + 1 interleaved. */
-static void join_lanes(const char *src, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk, Py_ssize_t per, Py_ssize_t width,
-                       float *dst) {
+/* One step of pairs: `width` lanes of rows k and k + 1 (NULL: zeros) of a matrix, of which `left` exist. */
+MLXR_INLINE void pair_lanes_of(const int form, const char *even, const char *odd, Py_ssize_t left, Py_ssize_t width,
+                               float *step) {
+    for (Py_ssize_t w = 0; w < width; w += F32_LANES) {
+        vu32 e = splat_u32(0), o = splat_u32(0);
+        if (w + F32_LANES <= left) {
+            e = widen_u16(load_u16(even + 2 * w));
+            if (odd) o = widen_u16(load_u16(odd + 2 * w));
+        } else {
+            for (int i = 0; i < left - w; i++) {
+                uint16_t h;
+                memcpy(&h, even + 2 * (w + i), 2);
+                e[i] = h;
+                if (odd) memcpy(&h, odd + 2 * (w + i), 2);
+                o[i] = odd ? h : 0;
+            }
+        }
+        if (form == FORM_JOINED) {
+            store_f32(step + w, (vf32)(e | o << 16));
+        } else {
+            store_f32(step + w, (vf32)(o << 16));
+            store_f32(step + width + w, (vf32)(e << 16));
+        }
+    }
+}
+
+/* Strips whose lanes are neighbours in memory: rows are walked in pairs, all strips abreast. */
+static void pair_lanes(int form, const char *src, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk, Py_ssize_t per,
+                       Py_ssize_t width, float *dst) {
     for (Py_ssize_t k = 0; k < nk; k += 2, src += 4 * sk) {
-        float *step = dst + k / 2 * width;
-        for (Py_ssize_t w0 = 0; w0 < nw; w0 += per, step += (nk + nk % 2) * width) {
-            const char *even = src + 2 * w0, *odd = even + 2 * sk;
-            Py_ssize_t w = 0;
-            for (; w < width && w0 + w + F32_LANES <= nw; w += F32_LANES) {
-                const vu32 e = widen_u16(load_u16(even + 2 * w));
-                const vu32 o = k + 1 < nk ? widen_u16(load_u16(odd + 2 * w)) : splat_u32(0);
-                store_f32(step + w, (vf32)(e | o << 16));
-            }
-            for (; w < width; w++) {
-                uint16_t e = 0, o = 0;
-                if (w0 + w < nw) memcpy(&e, even + 2 * w, 2);
-                if (w0 + w < nw && k + 1 < nk) memcpy(&o, odd + 2 * w, 2);
-                const uint32_t pair = (uint32_t)o << 16 | e;
-                memcpy(step + w, &pair, 4);
-            }
+        float *step = dst + (form == FORM_JOINED ? k / 2 : k) * width;
+        for (Py_ssize_t w = 0; w < nw; w += per, step += (nk + nk % 2) * width) {
+            const char *even = src + 2 * w, *odd = k + 1 < nk ? even + 2 * sk : NULL;
+            if (form == FORM_JOINED)
+                pair_lanes_of(FORM_JOINED, even, odd, nw - w, width, step);
+            else
+                pair_lanes_of(FORM_SPLIT, even, odd, nw - w, width, step);
         }
     }
 }
@@ -141,8 +158,8 @@ static void join_lanes(const char *src, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t
 static void pack_pairs(int form, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
                        Py_ssize_t per, Py_ssize_t width, float *dst) {
     const Py_ssize_t room = (nk + nk % 2) * width;
-    if (form == FORM_JOINED && width > 1 && sw == 1) {
-        join_lanes(src, sk, nw, nk, per, width, dst);
+    if (sw == 1 && width > 1) {
+        pair_lanes(form, src, sk, nw, nk, per, width, dst);
         return;
     }
     for (; nw > 0; nw -= per, src += per * sw * 2, dst += room) {
@@ -173,8 +190,7 @@ MLXR_INLINE void pair_block(const int form, const int placed, const int m, const
             load_f32(init + i * ldt + v * F32_LANES);
     for (; k > 0; k -= 2) {
         vu16 even[2], odd[2];
-        if (placed)
-            MLXR_UNROLL for (int v = 0; v < nv; v++) {
+        if (placed) MLXR_UNROLL for (int v = 0; v < nv; v++) {
                 even[v] = load_u16(b + v * F32_LANES * 2);
                 odd[v] = k > 1 ? load_u16(b + (ldb + v * F32_LANES) * 2) : (vu16){0};
             }
@@ -242,7 +258,8 @@ static void run_pair_block(int form, int placed, Py_ssize_t rows, Py_ssize_t vec
                            Py_ssize_t ldt, float *dst, Py_ssize_t ldd) {
     block_fn_f32 block = placed ? split_placed[rows - 1][vectors - 1] : blocks_NATIVE_f32[rows - 1][vectors - 1];
 #if defined(__AVX512F__)
-    if (form == FORM_JOINED) block = placed ? joined_placed[rows - 1][vectors - 1] : joined_packed[rows - 1][vectors - 1];
+    if (form == FORM_JOINED)
+        block = placed ? joined_placed[rows - 1][vectors - 1] : joined_packed[rows - 1][vectors - 1];
 #endif
     if (form == FORM_SPLIT && !placed) k += k % 2; /* the zero of an odd last pair is a step of its own */
     block(k, a, lda, b, ldb, init, add, ldt, dst, ldd);
