@@ -43,17 +43,17 @@ STUBBED := $(subst /,.,$(basename $(shell find mlxr -name '*.pyi')))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help smoke ci test lint typecheck build bench sanitize shim test-ffi lint-ffi clean distclean
+.PHONY: help smoke ci test lint typecheck build bench sanitize upstream shim test-ffi lint-ffi clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 # ---------------------------------------------------------------- what people run
 
-smoke: $(VENV)/ready-examples $(BUILT_FOR_SMOKE) ## the main job: train on digits twice, load in a fresh process, run a pretrained encoder
-	$(BIN)/python -m mlxr smoke
+smoke: $(VENV)/ready-examples $(BUILT_FOR_SMOKE) ## the main job: train on digits twice, load in a fresh process, run a pretrained encoder (DEVICE=mlx:cpu: there)
+	$(BIN)/python -m mlxr smoke $(if $(DEVICE),--device $(DEVICE))
 
-ci: lint typecheck smoke test ## all checks; this is what continuous integration runs
+ci: lint typecheck smoke upstream test ## all checks; this is what continuous integration runs
 
 test: $(VENV)/ready-dev $(BUILT) ## the test suite (TESTS="tests/io -k fuzz" runs a part)
 	$(PYTEST) $(TESTS)
@@ -77,6 +77,12 @@ sanitize: build/sanitize/built ## the tests under AddressSanitizer and Undefined
 	LD_PRELOAD="$$($(or $(CC),cc) -print-file-name=libasan.so) $$($(or $(CC),cc) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:suppressions=$(CURDIR)/tests/ubsan.supp PYTHONMALLOC=malloc \
 	PYTHONPATH=build/sanitize/lib $(BIN)/pytest -p no:cacheprovider $(SANITIZE_TESTS)
+
+# Only tests need upstream MLX, and not every machine can have it: without it they are skipped.
+upstream: $(VENV)/ready-dev ## upstream MLX, and the shim over it, where the wheel can be had (UPSTREAM=no leaves it out)
+	@if [ "$(UPSTREAM)" = no ]; then echo "upstream MLX is left out: what needs it is skipped"; \
+	elif $(MAKE) --no-print-directory $(VENV)/ready-upstream; then $(MAKE) --no-print-directory lint-ffi shim; \
+	else echo "upstream MLX cannot be installed here: what needs it is skipped"; fi
 
 shim: $(SHIM) ## the optional C ABI over upstream MLX (MLX_SRC=checkout, or the wheel)
 

@@ -6,6 +6,9 @@ float32 products are rounded to 10 bits of mantissa otherwise).
 
 import ctypes
 import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -374,6 +377,21 @@ def test_quantized_layers_agree_with_the_cpu_backend():
     theirs, ours = on_both(run, np.random.default_rng(1).standard_normal((3, 128)).astype(np.float32))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
+def test_the_main_job_starts_as_on_the_cpu():
+    """The losses that `python -m mlxr smoke --device` compares, at a fraction of the size."""
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn, which is not installed")
+    example = pathlib.Path(__file__).parents[2] / "examples" / "digits.py"
+    losses = {
+        device: [float(word) for word in subprocess.run(
+            [sys.executable, str(example), "--device", device, "--losses", "20", "--hidden", "64"],
+            check=True, capture_output=True, text=True,
+        ).stdout.split()]
+        for device in ("cpu", DEVICE)
+    }  # fmt: skip
+    assert len(losses["cpu"]) == 20
+    np.testing.assert_allclose(losses[DEVICE], losses["cpu"], rtol=1e-4)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced", "broadcast"])
