@@ -80,6 +80,13 @@ METAL_FUNC long lead_offset(constant Lead& lead, constant Steps& steps, uint ind
     return offset;
 }
 
+// What hides elements of a row of scores. A hidden one, by a boolean mask or a causal one, counts as the lowest finite
+// number, so that a row of which nothing is seen has equal weights; an added mask is added.
+constant constexpr int MASK_NONE = 0;
+constant constexpr int MASK_BOOL = 1;
+constant constexpr int MASK_ADDED = 2;
+constant constexpr int MASK_CAUSAL = 3;
+
 // A matrix of a stack: rows `row` apart; steps.inner from column to column.
 struct Matrix {
     Steps steps;

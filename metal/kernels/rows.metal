@@ -27,11 +27,6 @@ constant constexpr uint SIMD = 32;
 constant constexpr uint RUN = 4;
 constant constexpr uint READS = 8;
 
-constant constexpr int MASK_NONE = 0;
-constant constexpr int MASK_BOOL = 1;
-constant constexpr int MASK_ADDED = 2;
-constant constexpr int MASK_CAUSAL = 3;
-
 struct RowsParams {
     Lead lead;
     Steps operand[4];

@@ -14,7 +14,7 @@ from mlxr.core.dtype import Dtype
 from mlxr.core.tensor import Tensor
 
 __all__ = [
-    "FLOATS", "INDICES", "INTEGERS", "MAX_LEAD", "bind", "broadcast_strides", "dtype_constants", "joined", "pack_lead",
+    "FLOATS", "INDICES", "INTEGERS", "MASK_ADDED", "MASK_BOOL", "MASK_CAUSAL", "MASK_NONE", "MAX_LEAD", "bind", "broadcast_strides", "dtype_constants", "joined", "pack_lead",
     "pack_matrix", "pack_steps", "require",
 ]
 
@@ -23,6 +23,7 @@ INTEGERS = frozenset((
     dtypes.uint8, dtypes.uint16, dtypes.uint32, dtypes.uint64, dtypes.int8, dtypes.int16, dtypes.int32, dtypes.int64,
 ))
 INDICES = frozenset((dtypes.uint32,))  # of gathered products
+MASK_NONE, MASK_BOOL, MASK_ADDED, MASK_CAUSAL = range(4)
 MAX_LEAD = 6  # leading axes that Lead holds
 
 Axes = tuple[int, ...]

@@ -16,6 +16,10 @@ from mlxr.backends.metal.launch import SIMD, Argument, Launch, Scratch, ceil_div
 from mlxr.backends.metal.operands import (
     FLOATS,
     INTEGERS,
+    MASK_ADDED,
+    MASK_BOOL,
+    MASK_CAUSAL,
+    MASK_NONE,
     bind,
     dtype_constants,
     joined,
@@ -38,7 +42,6 @@ Tensors = tuple[Tensor, ...]
 Params = tuple[Any, ...]
 
 WIDE, DTYPE, HAS_WEIGHT, HAS_BIAS, MASK_KIND, TRADITIONAL, HAS_FREQS, HAS_OFFSETS = 0, 1, 7, 8, 9, 10, 11, 12
-MASK_NONE, MASK_BOOL, MASK_ADDED, MASK_CAUSAL = range(4)
 
 
 class Rows:
