@@ -6,7 +6,6 @@ Mirrors metal/kernels/attention.metal, whose comments say how memory is walked. 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import Any
 
 from mlxr.backends.metal.launch import SIMD, Argument, Launch, Scratch, ceil_div, lowest, plan, refuse

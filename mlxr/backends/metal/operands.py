@@ -14,8 +14,8 @@ from mlxr.core.dtype import Dtype
 from mlxr.core.tensor import Tensor
 
 __all__ = [
-    "FLOATS", "INDICES", "INTEGERS", "MASK_ADDED", "MASK_BOOL", "MASK_CAUSAL", "MASK_NONE", "MAX_LEAD", "bind", "broadcast_strides", "dtype_constants", "joined", "pack_lead",
-    "pack_matrix", "pack_steps", "require",
+    "FLOATS", "INDICES", "INTEGERS", "MASK_ADDED", "MASK_BOOL", "MASK_CAUSAL", "MASK_NONE", "MAX_LEAD", "bind",
+    "broadcast_strides", "dtype_constants", "joined", "pack_lead", "pack_matrix", "pack_steps", "require",
 ]
 
 FLOATS = frozenset((dtypes.float32, dtypes.float16, dtypes.bfloat16))
