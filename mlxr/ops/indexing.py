@@ -62,7 +62,8 @@ def _scatter_back(needs, g, out, x, *rest):
     if mode == ASSIGN:
         # With repeated indices the last update wins: the others have no gradient. Number the updates to find it.
         order = reshape(ops.arange(updates.size, device=x.device), updates.shape)
-        winner = apply(scatter_p, (ops.full(x.shape, -1, dtypes.int32), *indices, order), (axes, sizes, ASSIGN))
+        nobody = ops.full(x.shape, -1, dtypes.int32, device=x.device)
+        winner = apply(scatter_p, (nobody, *indices, order), (axes, sizes, ASSIGN))
         if needs[0]:
             dx = where(ops.equal(winner, -1), g, ops.zeros_like(g))
         if needs[-1]:
@@ -116,7 +117,8 @@ def _put_along_axis_back(needs, g, out, x, indices, updates, axis, mode):
     if mode == ADD:
         return g, None, du
     order = reshape(ops.arange(updates.size, device=x.device), updates.shape)
-    winner = apply(put_along_axis_p, (ops.full(x.shape, -1, dtypes.int32), indices, order), (axis, ASSIGN))
+    nobody = ops.full(x.shape, -1, dtypes.int32, device=x.device)
+    winner = apply(put_along_axis_p, (nobody, indices, order), (axis, ASSIGN))
     dx = where(ops.equal(winner, -1), g, ops.zeros_like(g))
     won = ops.equal(apply(take_along_axis_p, (winner, indices), (axis,)), order)
     return dx, None, where(won, du, ops.zeros_like(du))
