@@ -191,7 +191,9 @@ def compile_kernels(path: Path, checked: bool = False, include: Iterable[Path] =
     """Return the shared library of a kernel file; raise `CompileError` with what is wrong with it."""
     source = preprocess(path, include)
     header = library_header(checked)
-    digest = hashlib.sha256(f"{checked} {source_hash('msl/*.h', '*.py', 'executor/executor.h')}\0{source}".encode())
+    # The library is linked against one executor, so another executor needs another library.
+    own = f"{executor().parent.name} {source_hash('msl/*.h', '*.py')}"
+    digest = hashlib.sha256(f"{checked} {own}\0{source}".encode())
 
     def make(out: Path) -> None:
         code = out.with_suffix(".cpp")
