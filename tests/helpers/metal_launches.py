@@ -13,7 +13,7 @@ import numpy as np
 from standin import harness
 
 import mlxr as mx
-from mlxr.backends.metal import attention, matmul, quantized, rows  # noqa: F401 - they register the plans
+from mlxr.backends.metal import attention, conv, matmul, quantized, rows  # noqa: F401 - they register the plans
 from mlxr.backends.metal.launch import FAULT_BYTES, PLANS, At, Fault, Launch
 from mlxr.core.dispatch import apply
 from mlxr.core.dtype import Dtype
