@@ -30,7 +30,10 @@ INDEX = 63
 # What a function meets at the edges of its domain, and near them.
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 1.5, 2.5, -2.5, 3.0, 10.0, -10.0, 1e-4, -1e-4, np.inf, -np.inf,
            np.nan, 100.0, -100.0, 30000.0, 1.0001, 0.9999]
-FAMILIES = ("copy", "elementwise", "indexing", "random", "reduce", "scan", "sort")
+FAMILIES = (
+    "attention", "conv", "copy", "elementwise", "indexing", "matmul", "quantized", "random", "reduce", "rows", "scan",
+    "sort",
+)
 
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
