@@ -137,14 +137,74 @@ Plan: TypeAlias = Callable[[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Any, .
 PLANS: dict[str, Plan] = {}
 
 
+class _Remembered:
+    """A plan that is made once for each combination of layouts and parameters: making one costs more than a launch.
+
+    Plans depend on nothing else, so what changes between two calls is which tensors the launches name.
+    """
+
+    # Combinations that are kept; a program has few, and one that has more than this starts over.
+    LIMIT = 2048
+
+    def __init__(self, function: Plan) -> None:
+        self.function = function
+        self.made: dict[Any, list[tuple[Launch, list[tuple[int, int, int | None]]]]] = {}
+
+    def __call__(
+        self, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], params: tuple[Any, ...]
+    ) -> list[Launch]:
+        tensors = inputs + outputs
+        slots = {id(x): k for k, x in enumerate(tensors)}
+        # 1, 1.0 and True are equal, and so are zeros of either sign, but not the same parameter.
+        key = (
+            len(inputs), tuple([(x.shape, x.strides, x.dtype) for x in tensors]),
+            None if len(slots) == len(tensors) else tuple([slots[id(x)] for x in tensors]),  # one tensor in two places
+            tuple([(type(p), repr(p) if type(p) is float else p) for p in params]),
+        )
+        steps = self.made.get(key)
+        if steps is None:
+            launches = self.function(inputs, outputs, params)
+            if len(self.made) >= self.LIMIT:
+                self.made.clear()
+            self.made[key] = [(one._replace(arguments=_unnamed(one)), _named(one, slots)) for one in launches]
+            return launches
+        launches = []
+        for launch, names in steps:
+            arguments = list(launch.arguments)
+            for k, slot, offset in names:
+                arguments[k] = tensors[slot] if offset is None else At(tensors[slot], offset)
+            launches.append(Launch(*launch[:3], tuple(arguments), *launch[4:]))
+        return launches
+
+
+def _unnamed(launch: Launch) -> tuple[Any, ...]:
+    """Return a launch's arguments without its tensors, which a memory of plans must not keep alive."""
+    return tuple(None if isinstance(x, (Tensor, At)) else x for x in launch.arguments)
+
+
+def _named(launch: Launch, slots: dict[int, int]) -> list[tuple[int, int, int | None]]:
+    """Return which arguments of a launch are tensors: position, number of the tensor, and offset if there is one."""
+    found: list[tuple[int, int, int | None]] = []
+    for k, argument in enumerate(launch.arguments):
+        if isinstance(argument, At):
+            found.append((k, slots[id(argument.tensor)], argument.offset))
+        elif isinstance(argument, Tensor):
+            found.append((k, slots[id(argument)], None))
+    return found
+
+
 def plan(*names: str) -> Callable[[Plan], Plan]:
-    """Return a decorator that registers a function as the plan of the primitives called `names`."""
+    """Return a decorator that registers a function as the plan of the primitives called `names`.
+
+    The function sees layouts, dtypes and parameters, and its result depends on nothing else: it is called once for each
+    combination of them.
+    """
 
     def register(function: Plan) -> Plan:
         for name in names:
             if name in PLANS:
                 raise ValueError(f"primitive {name!r} has two plans")
-            PLANS[name] = function
+            PLANS[name] = _Remembered(function)
         return function
 
     return register

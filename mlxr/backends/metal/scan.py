@@ -90,15 +90,21 @@ def _launches(op: str, x: Tensor, out: Tensor, axis: int, reverse: bool, inclusi
     neighbours = rows.shape[-1] if rows.strides[0][-1] == 1 else 1
     if neighbours >= NEIGHBOURS and steps[0] != 1:
         info = scan.packed(rows, extent, extent, steps, start)
-        constants, grid = scan.constants(x.dtype, out.dtype), (ceil_div(rows.size, GROUP), 1, 1)
-        return [Launch("scan", f"scan_columns_{scan.lane}", constants, (argument, out, info), grid, (GROUP, 1, 1))]
+        constants, groups = scan.constants(x.dtype, out.dtype), ceil_div(rows.size, GROUP)
+        return [
+            Launch(
+                "scan", f"scan_columns_{scan.lane}", constants, (argument, out, info), (groups, 1, 1), (GROUP, 1, 1)
+            )
+        ]
 
     chunk = extent
     if rows.size < ENOUGH and extent >= 2 * CHUNK:
         chunk = max(ceil_div(ceil_div(extent, ceil_div(ENOUGH, rows.size)), BLOCK) * BLOCK, CHUNK)
     chunks = ceil_div(extent, chunk)
     info = scan.packed(rows, extent, chunk, steps, start)
-    source, target, grid = (argument, x.dtype), (out, out.dtype), (chunks, rows.size)
+    source = (argument, x.dtype)
+    target: tuple[Tensor | Scratch, Dtype] = (out, out.dtype)
+    grid = (chunks, rows.size)
     if chunks == 1:
         return [scan.rows(source, None, target, info, grid)]
     # The total of each chunk, then what comes before each, then the chunks from there.
