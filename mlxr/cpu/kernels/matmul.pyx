@@ -21,6 +21,7 @@ cdef extern from "microkernel.h" nogil:
     enum:
         GEMM_MR
         GEMM_SP
+        ROW_STEPS
         GEMM_NR_f32
         GEMM_NR_f64
     void run_block_f32(int dtype, Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t kc, const float *a, Py_ssize_t lda,
@@ -29,6 +30,10 @@ cdef extern from "microkernel.h" nogil:
     void run_block_f64(int dtype, Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t kc, const double *a, Py_ssize_t lda,
                        const char *b, Py_ssize_t ldb, const double *init, const double *add, Py_ssize_t ldt,
                        double *dst, Py_ssize_t ldd) noexcept
+    void run_row_f32(int dtype, Py_ssize_t strips, Py_ssize_t kc, const float *a, const char *b, Py_ssize_t ldb,
+                     const float *init, const float *add, float *dst) noexcept
+    void run_row_f64(int dtype, Py_ssize_t strips, Py_ssize_t kc, const double *a, const char *b, Py_ssize_t ldb,
+                     const double *init, const double *add, double *dst) noexcept
     void pack_f32(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
                   Py_ssize_t per, Py_ssize_t width, float *dst) noexcept
     void pack_f64(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
@@ -59,6 +64,8 @@ cdef extern from "pairs.h" nogil:
     void run_pair_block(int form, bint placed, Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t k, const float *a,
                         Py_ssize_t lda, const char *b, Py_ssize_t ldb, const float *init, const float *add,
                         Py_ssize_t ldt, float *dst, Py_ssize_t ldd) noexcept
+    void run_pair_row(int form, Py_ssize_t strips, Py_ssize_t k, const float *a, const char *b, Py_ssize_t ldb,
+                      const float *init, const float *add, float *dst) noexcept
     void pair_dot_strip(int form, const char *src, Py_ssize_t sw, Py_ssize_t nw, Py_ssize_t nk, const float *x,
                         float *dst) noexcept
 
@@ -269,7 +276,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
         target = 4 * p.threads
     elif in_place and k > 1:
         # Rows of B are long: few at a time, so that the hardware follows a handful of streams.
-        p.nb, p.kp = min(4096, max(1024, 32768 // m)), 8 if m <= 4 else 16
+        p.nb, p.kp = min(4096, max(1024, 32768 // m)), ROW_STEPS if m <= 4 else 16
         p.direct_b = native_b or (m <= 2 * GEMM_MR and not wide)
         target = 2 * p.threads
     else:
@@ -290,6 +297,8 @@ cdef void make_plan(Plan *p) noexcept nogil:
     if p.threads > 1:
         while p.nb > narrowest and ceil_div(n, p.nb) < target:
             p.nb = round_up(p.nb // 2, unit)
+        if p.nb > narrowest:
+            p.nb = round_up(ceil_div(n, round_up(ceil_div(n, p.nb), p.threads)), unit)  # as many items for each thread
         parts = ceil_div(target, 2 * ceil_div(n, p.nb))  # fewer: each packs B anew
         if parts > 1:
             p.mb = min(p.ms, round_up(ceil_div(p.ms, parts), p.mr))
@@ -603,7 +612,7 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
     starts at the `first`; `held` keeps the sums between passes over k (NULL when there is one pass)."""
     cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
     cdef Py_ssize_t lanes = nr // 2, ld = p.ld, ldc = p.out_rs * (2 if p.complex_out else 1)
-    cdef Py_ssize_t kb = 0, kc, c, cl, steps, whole, from_panel, ip, strip, js, m, vectors, ldb, ldd, at
+    cdef Py_ssize_t kb = 0, kc, c, cl, steps, whole, from_panel, ip, strips, js, m, vectors, ldb, ldd, at
     cdef real *panel = <real *>own
     cdef real *sums = <real *>(own + p.panel_bytes)       # finished blocks of k, added up
     cdef real *chains = <real *>(own + p.panel_bytes + p.tile_bytes)  # the block under way, where a panel is part of it
@@ -646,12 +655,15 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
                 at = c // 2 if form == FORM_JOINED else c
                 a = packed + (kb * panels + (first + ip) * even(kc, form) + at) * p.sp
                 m = min(p.mr, rows - ip * p.mr)
-                for strip in range(ceil_div(cols, nr)):
-                    js = strip * nr
+                js = 0
+                while js < cols:
+                    strips = 1
                     if js < from_panel:
                         b = p.b.data + ((k0 + kb + c) * p.b.sk + j0 + js) * item_size(p.b.dtype)
                         ldb = p.b.sk
                         b_dtype = p.b.dtype
+                        if p.sp == 1:
+                            strips = max(1, from_panel // nr)
                     else:
                         b = <const char *>(panel + js * steps)
                         ldb = nr
@@ -671,12 +683,20 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
                         else:
                             dst = sums + at
                     vectors = 2 if cols - js > lanes else 1
-                    if real is float and form != FORM_FLOATS:
-                        run_pair_block(form, js < from_panel, m, vectors, cl, a, p.sp, b, ldb, init, add, ld, dst, ldd)
-                    elif real is float:
-                        run_block_f32(b_dtype, m, vectors, cl, a, p.sp, b, ldb, init, add, ld, dst, ldd)
-                    else:
+                    if strips > 1:
+                        if real is double:
+                            run_row_f64(b_dtype, strips, cl, a, b, ldb, init, add, dst)
+                        elif form != FORM_FLOATS:
+                            run_pair_row(form, strips, cl, a, b, ldb, init, add, dst)
+                        else:
+                            run_row_f32(b_dtype, strips, cl, a, b, ldb, init, add, dst)
+                    elif real is double:
                         run_block_f64(b_dtype, m, vectors, cl, a, p.sp, b, ldb, init, add, ld, dst, ldd)
+                    elif form != FORM_FLOATS:
+                        run_pair_block(form, js < from_panel, m, vectors, cl, a, p.sp, b, ldb, init, add, ld, dst, ldd)
+                    else:
+                        run_block_f32(b_dtype, m, vectors, cl, a, p.sp, b, ldb, init, add, ld, dst, ldd)
+                    js += strips * nr
             c += cl
             if c >= kc:
                 break

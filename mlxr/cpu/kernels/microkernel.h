@@ -383,6 +383,9 @@ MLXR_INLINE vf32 high_half_f32(vf32 pair, int dtype) {
 
 enum { PREFETCH_BYTES = 512 };
 
+/* k of one row of A taken at a time against B where it lies: a few streams that the hardware can follow. */
+enum { ROW_STEPS = 8 };
+
 /* X(D, rows) for every height of the micro-kernel */
 #if defined(__AVX512F__)
 #define EACH_HEIGHT(X, D)                                                                                              \

@@ -273,6 +273,43 @@ static void NAME(run_block)(int dtype, Py_ssize_t rows, Py_ssize_t vectors, Py_s
 #endif
     table[rows - 1][vectors - 1](kc, a, lda, b, ldb, init, add, ldt, dst, ldd);
 }
+
+/* One row of A against a strip of B where it lies; the same columns of the next kc of k are asked for. */
+MLXR_INLINE void NAME(row_strip)(const int dtype, Py_ssize_t kc, const REAL *a, const char *b, Py_ssize_t ldb,
+                                 const REAL *init, const REAL *add, REAL *dst) {
+    const Py_ssize_t size = item_bytes(dtype);
+    for (Py_ssize_t k = kc; k < 2 * kc; k++)
+        for (Py_ssize_t line = 0; line < 2 * LANES * size; line += 64)
+            __builtin_prefetch(b + k * ldb * size + line, 0, 3);
+    NAME(block)(dtype, 1, 2, kc, a, 1, b, ldb, init, add, 0, dst, 0);
+}
+
+/* `strips` neighbouring strips, without calls between them. */
+MLXR_INLINE void NAME(row_of_strips)(const int dtype, Py_ssize_t strips, Py_ssize_t kc, const REAL *a, const char *b,
+                                     Py_ssize_t ldb, const REAL *init, const REAL *add, REAL *dst) {
+    for (Py_ssize_t j = 0; j < strips * 2 * LANES; j += 2 * LANES) {
+        const char *strip = b + j * item_bytes(dtype);
+        const REAL *from = init ? init + j : NULL, *sums = add ? add + j : NULL;
+        if (kc == ROW_STEPS)
+            NAME(row_strip)(dtype, ROW_STEPS, a, strip, ldb, from, sums, dst + j);
+        else
+            NAME(row_strip)(dtype, kc, a, strip, ldb, from, sums, dst + j);
+    }
+}
+static void NAME(run_row)(int dtype, Py_ssize_t strips, Py_ssize_t kc, const REAL *a, const char *b, Py_ssize_t ldb,
+                          const REAL *init, const REAL *add, REAL *dst) {
+#ifdef HAS_HALVES
+    if (dtype == CODE_F16) {
+        NAME(row_of_strips)(CODE_F16, strips, kc, a, b, ldb, init, add, dst);
+        return;
+    }
+    if (dtype == CODE_BF16) {
+        NAME(row_of_strips)(CODE_BF16, strips, kc, a, b, ldb, init, add, dst);
+        return;
+    }
+#endif
+    NAME(row_of_strips)(NATIVE, strips, kc, a, b, ldb, init, add, dst);
+}
 #undef BLOCK
 #undef BLOCKS
 #undef ENTRY

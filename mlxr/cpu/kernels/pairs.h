@@ -265,6 +265,34 @@ static void run_pair_block(int form, int placed, Py_ssize_t rows, Py_ssize_t vec
     block(k, a, lda, b, ldb, init, add, ldt, dst, ldd);
 }
 
+/* As the functions of these names in microkernel_real.h, for pairs of bfloat16. */
+MLXR_INLINE void pair_row_strip(const int form, Py_ssize_t k, const float *a, const char *b, Py_ssize_t ldb,
+                                const float *init, const float *add, float *dst) {
+    for (Py_ssize_t ahead = k; ahead < 2 * k; ahead++)
+        __builtin_prefetch(b + ahead * ldb * 2, 0, 3);
+    pair_block(form, 1, 1, 2, k, a, 1, b, ldb, init, add, 0, dst, 0);
+}
+MLXR_INLINE void pair_row(const int form, Py_ssize_t strips, Py_ssize_t k, const float *a, const char *b,
+                          Py_ssize_t ldb, const float *init, const float *add, float *dst) {
+    for (Py_ssize_t j = 0; j < strips * 2 * F32_LANES; j += 2 * F32_LANES) {
+        const float *from = init ? init + j : NULL, *sums = add ? add + j : NULL;
+        if (k == ROW_STEPS)
+            pair_row_strip(form, ROW_STEPS, a, b + j * 2, ldb, from, sums, dst + j);
+        else
+            pair_row_strip(form, k, a, b + j * 2, ldb, from, sums, dst + j);
+    }
+}
+static void run_pair_row(int form, Py_ssize_t strips, Py_ssize_t k, const float *a, const char *b, Py_ssize_t ldb,
+                         const float *init, const float *add, float *dst) {
+#if defined(__AVX512F__)
+    if (form == FORM_JOINED) {
+        pair_row(FORM_JOINED, strips, k, a, b, ldb, init, add, dst);
+        return;
+    }
+#endif
+    pair_row(FORM_SPLIT, strips, k, a, b, ldb, init, add, dst);
+}
+
 /* `sum` and the pair of products of k and k + 1; one row of A, in `form`, and one pair of B a lane. */
 MLXR_INLINE vf32 add_pair(const int form, const float *x, Py_ssize_t k, vf32 pair, vf32 sum) {
 #if defined(__AVX512F__)
