@@ -146,6 +146,8 @@ static void pair_lanes(int form, const char *src, Py_ssize_t sk, Py_ssize_t nw, 
         float *step = dst + (form == FORM_JOINED ? k / 2 : k) * width;
         for (Py_ssize_t w = 0; w < nw; w += per, step += (nk + nk % 2) * width) {
             const char *even = src + 2 * w, *odd = k + 1 < nk ? even + 2 * sk : NULL;
+            __builtin_prefetch(even + 16 * 2 * sk, 0, 3);
+            __builtin_prefetch(even + 17 * 2 * sk, 0, 3);
             if (form == FORM_JOINED)
                 pair_lanes_of(FORM_JOINED, even, odd, nw - w, width, step);
             else
