@@ -220,7 +220,10 @@ extern "C" {
 void *_Block_copy(const void *);
 void _Block_release(const void *);
 id objc_autorelease(id);
+id objc_retain(id);
+extern objc_class _NSConcreteStackBlock;
 }
+id retain_block(id o, SEL) { return objc_retain(o); }
 id copy_block(id o, SEL) { return static_cast<id>(_Block_copy(o)); }
 void release_block(id o, SEL) { _Block_release(o); }
 id autorelease_block(id o, SEL) { return objc_autorelease(o); }
@@ -238,8 +241,10 @@ IMP look_up(Class c, SEL selector) {
     if (entry && entry->of == c && entry->name == name)
         return entry->implementation;
     if (c->info & kBlock) {
-        if (!strcmp(name, "copy") || !strcmp(name, "retain"))
+        if (!strcmp(name, "copy"))
             return reinterpret_cast<IMP>(copy_block);
+        if (!strcmp(name, "retain"))
+            return reinterpret_cast<IMP>(retain_block);
         if (!strcmp(name, "release"))
             return reinterpret_cast<IMP>(release_block);
         if (!strcmp(name, "autorelease"))
@@ -497,8 +502,8 @@ void object_dispose(id o) {
 id objc_retain(id o) {
     if (!o || is_constant(o))
         return o;
-    if (is_block(o))
-        return static_cast<id>(_Block_copy(o));
+    if (is_block(o)) // on the stack it stays there: only a copy moves it
+        return o->isa == &_NSConcreteStackBlock ? o : static_cast<id>(_Block_copy(o));
     if (o->isa == &zombie_class) {
         memory_error("retain of an object that is gone");
         return o;
