@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from .errors import CompileError, Diagnostic
@@ -276,12 +275,15 @@ class Rewriter:
         self.constants: list[FunctionConstant] = []
         self.derived: list[str] = []
         self.words: dict[str, set[str]] = {}  # per function: the identifiers that it and its overloads mention
+        self.calls: dict[str, list[set[str]]] = {}  # per function name: what each definition calls
+        self.positions: dict[str, Token] = {}
         self.tested: set[str] = set()  # function constants asked for with is_function_constant_defined
         self.variables = 0
 
     def translate(self) -> Translation:
         """Return the C++ of the whole file, or raise `CompileError` with everything that was found."""
         self.scope(self.tokens)
+        self.check_recursion()
         code = "".join(self.out)
         if not self.diagnostics:
             code += self.registration()
@@ -292,6 +294,20 @@ class Rewriter:
     def error(self, token: Token, message: str) -> None:
         """Note a complaint; translation goes on, so that one run finds them all."""
         self.diagnostics.append(Diagnostic(token.file, token.line, message))
+
+    def check_recursion(self) -> None:
+        """Refuse functions that come back to themselves; overloads and templates, which may only seem to, are left alone."""
+        single = {name: calls[0] for name, calls in self.calls.items() if len(calls) == 1}
+        for name in single:
+            reached: set[str] = set()
+            waiting = list(single[name])
+            while waiting:
+                callee = waiting.pop()
+                if callee in single and callee not in reached:
+                    reached.add(callee)
+                    waiting += single[callee]
+            if name in reached:
+                self.error(self.positions[name], f"function {name} is recursive")
 
     # ---------------------------------------------------------------- declarations
 
@@ -354,6 +370,11 @@ class Rewriter:
         is_kernel = "kernel" in {a.name for a in attributes} or any(t.text == "kernel" for t in shown[:opening])
         name = shown[opening - 1]
         mentioned = self.words.setdefault(name.text, set())
+        if not any(t.text == "template" for t in visible(head)[:1]):
+            code = visible(body)
+            called = {t.text for t, after in zip(code, code[1:], strict=False) if t.kind == "word" and after.text == "("}
+            self.calls.setdefault(name.text, []).append(called)
+            self.positions[name.text] = name
         mentioned.update(t.text for t in [*shown[opening:], *body] if t.kind == "word")
         if is_kernel:
             self.kernel(name, shown[opening + 1 : end], attributes, visible(head)[0].text == "template")
@@ -370,6 +391,36 @@ class Rewriter:
             texts = texts[: texts.index("=")]
         if {"*", "&"} & set(texts) and not ADDRESS_SPACES & set(texts):
             self.error(words[0], f"parameter '{' '.join(texts)}' needs an address space")
+
+    def check_declared_pointers(self, words: list[Token], members: bool = False) -> None:
+        """Refuse pointers and references without an address space in declarations and casts inside of `words`.
+
+        ``T *p =`` at the beginning of a statement, ``T *p;`` among the members of a struct, ``(T *)x`` and ``<T *>`` are
+        declarations or casts whatever T is; other uses of ``*`` and ``&`` are left to the address-space lint.
+        """
+        for i, token in enumerate(words):
+            if token.kind != "operator" or token.text not in ("*", "&") or i + 1 >= len(words):
+                continue
+            begin = i
+            while begin and (words[begin - 1].kind == "word" or words[begin - 1].text in ("*", "::")):
+                begin -= 1
+            if begin and words[begin - 1].text == ">":  # T<...> *
+                angle = begin - 1
+                while angle and words[angle].text not in ("<", ";", "{", "}"):
+                    angle -= 1
+                begin = angle - 1 if words[angle].text == "<" else begin
+                while begin > 0 and (words[begin - 1].kind == "word" or words[begin - 1].text == "::"):
+                    begin -= 1
+            head = {t.text for t in words[begin:i]}
+            if begin == i or head & (ADDRESS_SPACES | {"auto", "return", "else", "case", "sizeof", "operator"}):
+                continue
+            before = words[begin - 1].text if begin else ";"
+            after = [t.text for t in words[i + 1 : i + 3]]
+            named = len(after) == 2 and words[i + 1].kind == "word" and before in (";", "{", "}", "(", ":")
+            declares = named and (after[1] == "=" or (members and after[1] == ";" and token.text == "*"))
+            casts = token.text == "*" and ((before == "(" and after[0] == ")") or (before == "<" and after[0] == ">"))
+            if declares or casts:
+                self.error(words[begin], f"pointer or reference '{join(words[begin : i + 1])}' needs an address space")
 
     def kernel(self, name: Token, inside: list[Token], attributes: list[Attribute], template: bool) -> None:
         """Note a kernel and its parameters."""
@@ -434,7 +485,9 @@ class Rewriter:
                  "namespace", "extern")  # fmt: skip
         if texts[0] not in kinds and "(" not in texts and "constant" not in texts:
             self.error(shown[0], "variables at program scope must be in the constant address space")
-        if texts[0] not in ("struct", "class", "union") and "threadgroup" in texts[:1]:
+        if {"struct", "class", "union"} & {t.text for t in without_template(shown)[:1]}:
+            self.check_declared_pointers(shown, members=True)
+        elif "threadgroup" in texts[:1]:
             self.error(shown[0], "threadgroup variables can only be declared in kernel functions")
         self.emit(plain)
 
@@ -547,6 +600,7 @@ class Rewriter:
         """Translate the code of a function."""
         plain, _ = take_attributes(tokens)
         self.note_tested(visible(plain))
+        self.check_declared_pointers(visible(plain))
         i, statement_begins = 0, True
         while i < len(plain):
             token = plain[i]
@@ -674,10 +728,9 @@ class Rewriter:
         return "\n".join(
             [
                 f'namespace k{n} {{\n#line {instance.token.line} "{file}"',
-                f"typedef decltype(&::{instance.expression}) F;",
-                "template <int I> using P = typename parameter<I, F>::type;",
-                'static_assert(std::is_same<returns<F>::type, void>::value, "a kernel returns void");',
-                f'static_assert({same}, "the positions of a kernel have the same number of components");' if same else "",
+                f"typedef decltype(&::{instance.expression}) F; template <int I> using P = typename parameter<I, F>::type; "
+                'static_assert(std::is_same<returns<F>::type, void>::value, "a kernel returns void"); '
+                + (f'static_assert({same}, "the positions of a kernel have the same number of components");' if same else ""),
                 "__attribute__((no_sanitize(\"thread\", \"undefined\"))) static void entry("
                 f"[[maybe_unused]] const Arguments &a) {{ ::{instance.expression}({', '.join(arguments)}); }}",
                 f"static const Parameter parameters[] = {{ {', '.join([*descriptions, '{}'])} }};",
@@ -693,7 +746,3 @@ def translate(preprocessed: str) -> Translation:
     """Translate preprocessed Metal Shading Language to C++."""
     return Rewriter(preprocessed).translate()
 
-
-def translate_file(path: Path) -> Translation:
-    """Translate a file that needs no preprocessing; for tests."""
-    return translate(f'# 1 "{path}"\n{path.read_text()}')

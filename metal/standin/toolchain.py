@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,9 @@ KERNEL_ERRORS = (
 )  # fmt: skip
 
 
+_MESSAGE = re.compile(r"(.*?):(\d+):(?:\d+:)? (error|fatal error|note): (.*)")
+
+
 @cache
 def clang() -> str:
     """Return the path of clang++ 19 or newer; raise `ToolchainError` where there is none."""
@@ -60,13 +64,17 @@ def run(command: Sequence[str], text: str | None = None) -> str:
 
 
 def parse_messages(text: str) -> list[Diagnostic]:
-    """Return the errors in clang's output."""
-    found = []
+    """Return the errors in clang's output; those inside of the stand-in's library are moved to where kernels call it."""
+    found: list[Diagnostic] = []
     for line in text.splitlines():
-        place, error, message = line.partition(" error: ")
-        parts = place.rstrip(":").rsplit(":", 2)
-        if error and len(parts) == 3 and parts[1].isdigit():
-            found.append(Diagnostic(parts[0], int(parts[1]), message))
+        match = _MESSAGE.fullmatch(line)
+        if not match:
+            continue
+        file, number, kind, message = match[1], int(match[2]), match[3], match[4]
+        if kind != "note":
+            found.append(Diagnostic(file, number, message))
+        elif found and Path(found[-1].file).is_relative_to(HERE) and not Path(file).is_relative_to(HERE):
+            found[-1] = Diagnostic(file, number, found[-1].message)
     return found
 
 
@@ -165,11 +173,18 @@ def kernel_flags(checked: bool) -> list[str]:
 
 
 @cache
-def library_header(checked: bool) -> Path:
-    """Return the precompiled header of the Metal Shading Language's library."""
+def library_folder() -> Path:
+    """Return the folder of the headers that are generated: the swizzles."""
     folder = products() / source_hash("msl/*.h", "toolchain.py")[:16]
     for width in (2, 3, 4):
         store(folder / f"swizzle{width}.inc", lambda out, width=width: out.write_text(swizzles(width)) and None)
+    return folder
+
+
+@cache
+def library_header(checked: bool) -> Path:
+    """Return the precompiled header of the Metal Shading Language's library."""
+    folder = library_folder()
     header = HERE / "msl" / "msl.h"
     command = [clang(), "-x", "c++-header", *kernel_flags(checked), "-Wno-everything", "-I", str(folder), str(header), "-o"]
     return store(folder / f"msl-{'checked' if checked else 'plain'}.pch", lambda out: run([*command, str(out)]) and None)

@@ -64,7 +64,7 @@ class PlanBackend(Backend):
 
     def __init__(self, device):
         Backend.__init__(self, "metal", device)
-        from metal.standin import harness
+        from standin import harness
 
         self.harness = harness
         self.cpu = devices.backend_of("cpu")

@@ -8,8 +8,8 @@ from mlxr.core.device import backend_of
 
 @pytest.fixture(scope="session")
 def device():
-    from metal.standin import toolchain
-    from metal.standin.errors import ToolchainError
+    from standin import toolchain
+    from standin.errors import ToolchainError
 
     try:
         toolchain.clang()

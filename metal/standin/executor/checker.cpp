@@ -92,6 +92,7 @@ void access(const volatile void *where, size_t size, bool write, bool atomic, vo
         return;
     Worker *w = worker;
     Fiber *f = w->current;
+    w->last_access = static_cast<char *>(pc) - 1;
     auto *address = const_cast<char *>(static_cast<const volatile char *>(where));
     if (f->stack.contains(address))
         return; // a variable of the thread itself

@@ -483,7 +483,12 @@ void run_groups(Worker *w) {
     if (sigsetjmp(w->escape, 1)) {
         w->in_kernel = 0;
         const int kind = w->caught;
-        w->failure = {kind, launch->kernel->file, launch->kernel->line, w->caught_pc, ""};
+        Dl_info here, caught;
+        const bool inside = dladdr(reinterpret_cast<void *>(run_groups), &here) && dladdr(w->caught_pc, &caught) &&
+                            here.dli_fbase == caught.dli_fbase;
+        // The executor was at work for the kernel: the place is where it was asked to.
+        void *pc = inside ? static_cast<void *>(w->last_access) : static_cast<void *>(w->caught_pc);
+        w->failure = {kind, launch->kernel->file, launch->kernel->line, pc, ""};
         if (kind == STANDIN_ENDLESS_LOOP)
             w->failure.message = text("a threadgroup ran for more than %.3g s", w->allowed_ticks * kTick);
         else

@@ -87,6 +87,7 @@ struct Worker {
     volatile sig_atomic_t caught = 0;
     void *volatile caught_pc = nullptr;
     void *volatile caught_address = nullptr;
+    void *volatile last_access = nullptr; // where the kernel last asked the checker
     volatile uint32_t watched = 0, serial = 0, ticks = 0;
     uint32_t allowed_ticks = 0;
 

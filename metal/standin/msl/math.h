@@ -1,7 +1,8 @@
 // Metal's mathematical, integer, relational and geometric functions.
 //
 // As in Metal they are overloads of one type each, so that a call with mixed types is ambiguous here as well. There are
-// none for bfloat (convert to float), no erf, expm1, log1p or lgamma. precise:: and fast:: exist for float alone, and are
+// none for bfloat (convert to float; they are deleted here, since the
+// compiler would convert by itself), no erf, expm1, log1p or lgamma. precise:: and fast:: exist for float alone, and are
 // the same functions here: what Apple's fast versions round differently only hardware can show.
 #pragma once
 #include "types.h"
@@ -36,6 +37,7 @@ namespace metal {
     }
 #define STANDIN_F1(name, expression)                                                                                   \
     STANDIN_F1_FLOAT(name, expression)                                                                                 \
+    bfloat name(bfloat) = delete; /* Metal has it not; convert to float */                                             \
     inline half name(half h) {                                                                                         \
         float x = (float)h;                                                                                            \
         return (half)(expression);                                                                                     \
@@ -52,6 +54,7 @@ namespace metal {
     }
 #define STANDIN_F2(name, expression)                                                                                   \
     STANDIN_F2_FLOAT(name, expression)                                                                                 \
+    bfloat name(bfloat, bfloat) = delete;                                                                              \
     inline half name(half a, half b) {                                                                                 \
         float x = (float)a, y = (float)b;                                                                              \
         return (half)(expression);                                                                                     \
@@ -176,6 +179,11 @@ STANDIN_TRANSCENDENTAL(STANDIN_F1_FLOAT, STANDIN_F2_FLOAT)
     }
 STANDIN_FLOATING(float)
 STANDIN_FLOATING(half)
+bfloat max(bfloat, bfloat) = delete;
+bfloat min(bfloat, bfloat) = delete;
+bfloat clamp(bfloat, bfloat, bfloat) = delete;
+bfloat fma(bfloat, bfloat, bfloat) = delete;
+bfloat mix(bfloat, bfloat, bfloat) = delete;
 #undef STANDIN_FLOATING
 namespace precise {
 using metal::clamp;
