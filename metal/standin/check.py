@@ -84,7 +84,11 @@ def buffer(text: str, random: np.random.Generator) -> np.ndarray | None:
             return np.full(count, float(match[3]) if dtype.kind == "f" else int(match[3], 0), dtype)
         if match[1] == "bfloat":
             return (random.standard_normal(count).astype("f4").view("u4") >> 16).astype("u2")
-        return random.standard_normal(count).astype(dtype) if dtype.kind == "f" else random.integers(0, 2, count).astype(dtype)
+        return (
+            random.standard_normal(count).astype(dtype)
+            if dtype.kind == "f"
+            else random.integers(0, 2, count).astype(dtype)
+        )
     fields = [part.split(":") for part in text.split(",")]
     record = np.dtype([(f"f{i}", DTYPES[kind]) for i, (kind, _) in enumerate(fields)], align=True)
     made = np.zeros(1, record)

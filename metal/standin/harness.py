@@ -258,7 +258,10 @@ def run_launches(
                 if id(argument) not in scratch:
                     memory = np.full(argument.nbytes + 64, 0xFF, np.uint8)
                     start = -memory.ctypes.data % 64
-                    scratch[id(argument)] = (memory[start : start + argument.nbytes], np.zeros(argument.nbytes, np.uint8))
+                    scratch[id(argument)] = (
+                        memory[start : start + argument.nbytes],
+                        np.zeros(argument.nbytes, np.uint8),
+                    )
                 memory, initialised[i] = scratch[id(argument)]
                 buffers.append(memory)
             else:

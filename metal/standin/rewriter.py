@@ -372,7 +372,9 @@ class Rewriter:
         mentioned = self.words.setdefault(name.text, set())
         if not any(t.text == "template" for t in visible(head)[:1]):
             code = visible(body)
-            called = {t.text for t, after in zip(code, code[1:], strict=False) if t.kind == "word" and after.text == "("}
+            called = {
+                t.text for t, after in zip(code, code[1:], strict=False) if t.kind == "word" and after.text == "("
+            }
             self.calls.setdefault(name.text, []).append(called)
             self.positions[name.text] = name
         mentioned.update(t.text for t in [*shown[opening:], *body] if t.kind == "word")
@@ -713,10 +715,14 @@ class Rewriter:
                         {"buffer", "threadgroup"} | set(POSITIONS) | set(INDICES))  # fmt: skip
             if role.name == "buffer":
                 arguments.append(f"buffer<{kind}>(a.buffers[{role.argument}].data)")
-                descriptions.append(f'describe<{kind}>(Parameter::Buffer, {role.argument}, {present}, "{parameter.name}")')
+                descriptions.append(
+                    f'describe<{kind}>(Parameter::Buffer, {role.argument}, {present}, "{parameter.name}")'
+                )
             elif role.name == "threadgroup":
                 arguments.append(f"threadgroup<{kind}>(a.threadgroup[{role.argument}])")
-                descriptions.append(f'describe<{kind}>(Parameter::Threadgroup, {role.argument}, {present}, "{parameter.name}")')  # noqa: E501
+                descriptions.append(
+                    f'describe<{kind}>(Parameter::Threadgroup, {role.argument}, {present}, "{parameter.name}")'
+                )  # noqa: E501
             elif role.name in POSITIONS:
                 arguments.append(f"position<{kind}>({POSITIONS[role.name]})")
                 positions.append(f"dimensions<{kind}>()")
@@ -730,8 +736,12 @@ class Rewriter:
                 f'namespace k{n} {{\n#line {instance.token.line} "{file}"',
                 f"typedef decltype(&::{instance.expression}) F; template <int I> using P = typename parameter<I, F>::type; "
                 'static_assert(std::is_same<returns<F>::type, void>::value, "a kernel returns void"); '
-                + (f'static_assert({same}, "the positions of a kernel have the same number of components");' if same else ""),
-                "__attribute__((no_sanitize(\"thread\", \"undefined\"))) static void entry("
+                + (
+                    f'static_assert({same}, "the positions of a kernel have the same number of components");'
+                    if same
+                    else ""
+                ),
+                '__attribute__((no_sanitize("thread", "undefined"))) static void entry('
                 f"[[maybe_unused]] const Arguments &a) {{ ::{instance.expression}({', '.join(arguments)}); }}",
                 f"static const Parameter parameters[] = {{ {', '.join([*descriptions, '{}'])} }};",
                 f"static const int required[] = {{ {', '.join(map(str, [*required, -1]))} }};",
@@ -745,4 +755,3 @@ class Rewriter:
 def translate(preprocessed: str) -> Translation:
     """Translate preprocessed Metal Shading Language to C++."""
     return Rewriter(preprocessed).translate()
-

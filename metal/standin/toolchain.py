@@ -186,8 +186,20 @@ def library_header(checked: bool) -> Path:
     """Return the precompiled header of the Metal Shading Language's library."""
     folder = library_folder()
     header = HERE / "msl" / "msl.h"
-    command = [clang(), "-x", "c++-header", *kernel_flags(checked), "-Wno-everything", "-I", str(folder), str(header), "-o"]
-    return store(folder / f"msl-{'checked' if checked else 'plain'}.pch", lambda out: run([*command, str(out)]) and None)
+    command = [
+        clang(),
+        "-x",
+        "c++-header",
+        *kernel_flags(checked),
+        "-Wno-everything",
+        "-I",
+        str(folder),
+        str(header),
+        "-o",
+    ]
+    return store(
+        folder / f"msl-{'checked' if checked else 'plain'}.pch", lambda out: run([*command, str(out)]) and None
+    )
 
 
 def preprocess(path: Path, include: Iterable[Path] = ()) -> str:
@@ -217,7 +229,15 @@ def compile_kernels(path: Path, checked: bool = False, include: Iterable[Path] =
         flags = [*kernel_flags(checked), "-Wno-everything", *errors, "-include-pch", str(header)]
         # The executor has the callbacks that the sanitizers' run times would have.
         run([clang(), *flags, "-c", str(code), "-o", str(out.with_suffix(".o"))])
-        link = ["-shared", str(out.with_suffix(".o")), "-o", str(out), str(executor()), f"-Wl,-rpath,{executor().parent}", "-lm"]
+        link = [
+            "-shared",
+            str(out.with_suffix(".o")),
+            "-o",
+            str(out),
+            str(executor()),
+            f"-Wl,-rpath,{executor().parent}",
+            "-lm",
+        ]
         run([clang(), *link])
 
     return store(products() / "kernels" / f"{path.stem}-{digest.hexdigest()[:24]}.so", make)

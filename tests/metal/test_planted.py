@@ -99,7 +99,11 @@ def snippets() -> list[tuple[str, str, int, str]]:
     parts = re.split(r"^//---- (.*)\n", (PLANTED / "language.metal").read_text(), flags=re.M)[1:]
     found = []
     for title, body in zip(parts[::2], parts[1::2], strict=True):
-        marks = [(n, m[1].strip()) for n, text in enumerate(body.splitlines(), 1) if (m := re.search(r"// ERROR: (.*)", text))]
+        marks = [
+            (n, m[1].strip())
+            for n, text in enumerate(body.splitlines(), 1)
+            if (m := re.search(r"// ERROR: (.*)", text))
+        ]
         assert len(marks) == 1, title
         found.append((title, body, *marks[0]))
     return found
