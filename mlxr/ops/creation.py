@@ -8,7 +8,7 @@ import numpy as np
 
 from mlxr.core import dtype as dtypes
 from mlxr.core import interop
-from mlxr.core.device import device_of
+from mlxr.core.device import device_of, get_device
 from mlxr.core.dispatch import as_operand, create
 from mlxr.core.tensor import Tensor
 from mlxr.errors import ArgumentTypeError, InvalidValueError, ShapeError
@@ -301,7 +301,10 @@ def linspace(start, stop, num=50, dtype=dtypes.float32, *, endpoint=True, device
     values = start * (1.0 - fraction) + stop * fraction
     if dtype.kind in "ui":
         values = np.trunc(values)
-    return astype(interop.asarray(values, dtypes.float64, True, device), dtype)
+    # Cast on the host: not every device has float64.
+    host = get_device("cpu")
+    cast = astype(interop.asarray(values, dtypes.float64, True, host), dtype)
+    return cast if device is host else interop.asarray(cast, dtype, True, device)
 
 
 def eye(n, m=None, k=0, dtype=dtypes.float32, *, device=None, stream=None):
