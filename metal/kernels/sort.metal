@@ -69,7 +69,7 @@ template <typename K>
         keys[k] = key;
         indices[k] = i < p.extent ? i : 0xffffffffu;  // what fills a block up comes last
     }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
+    // No barrier: the first step compares the pair that a thread has written itself.
     for (uint size = 2; size <= LENGTH; size *= 2) {
         for (uint stride = size / 2; stride > 0; stride /= 2) {
             if (used) {
