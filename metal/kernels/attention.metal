@@ -462,7 +462,7 @@ template <uint F>
                              uint simd [[simdgroup_index_in_threadgroup]],
                              uint simds [[simdgroups_per_threadgroup]]) {
     constexpr uint SIMDS = 4;
-    threadgroup float tiles[SIMDS][2][64];
+    threadgroup float tiles[SIMDS][3][64];  // scores, dp, ds
     const uint first = (group.x * simds + simd) * 8;
     if (first >= params.attention.tq)
         return;
@@ -498,16 +498,15 @@ template <uint F>
         simdgroup_store(dp, tiles[simd][1], 8);
         simdgroup_barrier(mem_flags::mem_threadgroup);
         for (uint e = lane; e < 64; e += SIMD)
-            tiles[simd][0][e] = weight_and_slope(tiles[simd][0][e], tiles[simd][1][e], first + e / 8, key + e % 8, mask,
+            tiles[simd][2][e] = weight_and_slope(tiles[simd][0][e], tiles[simd][1][e], first + e / 8, key + e % 8, mask,
                                                  at_mask, my_moments, my_delta, params.attention).y;
         simdgroup_barrier(mem_flags::mem_threadgroup);
-        simdgroup_load(one, tiles[simd][0], 8);
+        simdgroup_load(one, tiles[simd][2], 8);
         for (uint i = 0; i < F; ++i)
             if (i * 8 < params.width) {
                 simdgroup_load(two, my_k + ulong(key) * params.width + i * 8, params.width);
                 simdgroup_multiply_accumulate(acc[i], one, two, acc[i]);
             }
-        simdgroup_barrier(mem_flags::mem_threadgroup);
     }
     for (uint i = 0; i < F; ++i) {
         if (i * 8 >= params.width)
@@ -541,7 +540,7 @@ template <uint F>
                               uint simd [[simdgroup_index_in_threadgroup]],
                               uint simds [[simdgroups_per_threadgroup]]) {
     constexpr uint SIMDS = 4;
-    threadgroup float tiles[SIMDS][2][64];
+    threadgroup float tiles[SIMDS][4][64];  // scores, dp, weights, ds
     const uint first = (group.x * simds + simd) * 8;
     if (first >= params.attention.tk)
         return;
@@ -584,23 +583,22 @@ template <uint F>
             for (uint e = lane; e < 64; e += SIMD) {
                 const float2 both = weight_and_slope(tiles[simd][0][e], tiles[simd][1][e], query + e % 8, first + e / 8,
                                                      mask, at_mask, my_moments, my_delta, params.attention);
-                tiles[simd][0][e] = both.x;
-                tiles[simd][1][e] = both.y;
+                tiles[simd][2][e] = both.x;
+                tiles[simd][3][e] = both.y;
             }
             simdgroup_barrier(mem_flags::mem_threadgroup);
-            simdgroup_load(one, tiles[simd][0], 8);
+            simdgroup_load(one, tiles[simd][2], 8);
             for (uint i = 0; i < F; ++i)
                 if (i * 8 < params.width_v) {
                     simdgroup_load(two, my_g + ulong(query) * params.width_v + i * 8, params.width_v);
                     simdgroup_multiply_accumulate(acc_v[i], one, two, acc_v[i]);
                 }
-            simdgroup_load(one, tiles[simd][1], 8);
+            simdgroup_load(one, tiles[simd][3], 8);
             for (uint i = 0; i < F; ++i)
                 if (i * 8 < params.width) {
                     simdgroup_load(two, my_q + ulong(query) * params.width + i * 8, params.width);
                     simdgroup_multiply_accumulate(acc_k[i], one, two, acc_k[i]);
                 }
-            simdgroup_barrier(mem_flags::mem_threadgroup);
         }
     }
     for (uint i = 0; i < F; ++i) {

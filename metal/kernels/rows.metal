@@ -83,10 +83,10 @@ METAL_FUNC float row_sum(float v, threadgroup float* scratch, uint lane, uint si
     return v;
 }
 
+// Comes first in a kernel: there are no reads to wait for.
 METAL_FUNC float row_max(float v, threadgroup float* scratch, uint lane, uint simd, uint simds) {
     v = simd_max(v);
     if (wide) {
-        threadgroup_barrier(mem_flags::mem_threadgroup);
         if (lane == 0)
             scratch[simd] = v;
         threadgroup_barrier(mem_flags::mem_threadgroup);
