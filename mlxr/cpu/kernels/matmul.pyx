@@ -663,7 +663,7 @@ cdef void run_item(Plan *p, Py_ssize_t i0, Py_ssize_t j0, Py_ssize_t rows, Py_ss
                         ldb = p.b.sk
                         b_dtype = p.b.dtype
                         if p.sp == 1:
-                            strips = max(1, from_panel // nr)
+                            strips = max(1, (from_panel - js) // nr)
                     else:
                         b = <const char *>(panel + js * steps)
                         ldb = nr
