@@ -11,6 +11,7 @@ from mlxr import (
     fast,
     fft,
     linalg,
+    metal,
     random,
 )
 from mlxr._version import __version__

@@ -1,9 +1,12 @@
-"""Build `libmlxr_shim`: the C ABI of `include/mlxr_shim.h` over an MLX library.
+"""Build the libraries behind the C ABI of `include/mlxr_shim.h`.
 
-    python shim/build.py                    against the installed `mlx` wheel
-    MLX_SRC=~/mlx python shim/build.py      against an upstream checkout (built first, with CMake, if it is not)
+    python shim/build.py                    libmlxr_shim, against the installed `mlx` wheel
+    MLX_SRC=~/mlx python shim/build.py      ... against an upstream checkout (built first, with CMake, if it is not)
+    python shim/build.py --half metal       libmlxr_shim_metal: on a Mac against Apple's frameworks, elsewhere against
+                                            the software stand-in (metal/standin), which is built first
 
-`make shim` runs this. It must not import `mlx.core`: the wheel may be there without a device that it can start on.
+`make shim` and `make metal-standin` run this. It must not import `mlx.core`: the wheel may be there without a device
+that it can start on.
 """
 
 from __future__ import annotations
@@ -18,11 +21,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 LIBRARY = "libmlxr_shim.dylib" if sys.platform == "darwin" else "libmlxr_shim.so"
-DEFAULT_OUTPUT = REPOSITORY / "mlxr" / "shim" / LIBRARY
+METAL_LIBRARY = "libmlxr_shim_metal.dylib" if sys.platform == "darwin" else "libmlxr_shim_metal.so"
+DEFAULT_FOLDER = REPOSITORY / "mlxr" / "shim"
+# The sources of the Metal half; those of the other half are the rest.
+METAL_SOURCES = ("abi.cpp", "metal_runtime.mm")
 BLAS_FORWARDER = "libmlxr_blas.so"
 
 
@@ -115,35 +122,31 @@ def run(command: list[str]) -> None:
         raise BuildError(status)
 
 
+# Flags that every source is compiled with, by the build, the linters and the tests.
+COMMON_FLAGS = ("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall", "-Wextra")
+
+
 def compile_flags(upstream: Upstream) -> list[str]:
-    """Flags that every source is compiled with, by the build, the linters and the tests."""
-    return [
-        "-std=c++20",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-fvisibility-inlines-hidden",
-        "-Wall",
-        "-Wextra",
-        f'-DMLXR_UPSTREAM_VERSION="{upstream.version}"',
-        f"-I{HERE / 'include'}",
-        f"-isystem{upstream.include}",
-    ]
+    """Flags that the sources of the upstream half are compiled with."""
+    version = f'-DMLXR_UPSTREAM_VERSION="{upstream.version}"'
+    return [*COMMON_FLAGS, version, f"-I{HERE / 'include'}", f"-isystem{upstream.include}"]
+
+
+def export_flags(library: str) -> list[str]:
+    """Flags of the linker that export the C ABI alone; `library` is the file's name."""
+    if sys.platform == "darwin":
+        return ["-Wl,-exported_symbol,_mlxr_*"]
+    script = HERE / f"{library.removeprefix('lib').removesuffix('.so')}.map"
+    return [f"-Wl,--version-script={script}", f"-Wl,-soname,{library}", "-Wl,-z,now", "-Wl,-z,defs"]
 
 
 def link_flags(upstream: Upstream) -> list[str]:
-    """Flags that make a library of the objects, exporting the C ABI alone."""
-    flags = ["-shared", str(upstream.library), f"-Wl,-rpath,{upstream.library.parent}"]
+    """Flags that make the library of the upstream half of its objects."""
+    flags = ["-shared", str(upstream.library), f"-Wl,-rpath,{upstream.library.parent}", *export_flags(LIBRARY)]
     if sys.platform == "darwin":
-        return [*flags, "-Wl,-exported_symbol,_mlxr_*"]
+        return flags
     flags += [f"-Wl,-rpath-link,{folder}" for folder in upstream.link_folders]
-    return [
-        *flags,
-        f"-Wl,--version-script={HERE / 'mlxr_shim.map'}",
-        f"-Wl,-soname,{LIBRARY}",
-        "-Wl,-z,now",
-        "-Wl,-z,defs",
-        "-Wl,--no-allow-shlib-undefined",
-    ]
+    return [*flags, "-Wl,--no-allow-shlib-undefined"]
 
 
 def compiler() -> list[str]:
@@ -154,8 +157,33 @@ def compiler() -> list[str]:
     return ["ccache", name] if shutil.which("ccache") else [name]
 
 
+def compile_and_link(
+    output: pathlib.Path,
+    sources: Sequence[pathlib.Path],
+    command: list[str],
+    flags: Callable[[pathlib.Path], list[str]],
+    link: list[str],
+    jobs: int | None,
+) -> None:
+    """Compile sources with `command` and the flags of each, and link them into `output`."""
+    objects = REPOSITORY / "build" / "shim" / output.stem
+    objects.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    targets = [objects / (source.stem + ".o") for source in sources]
+
+    def compile_one(source: pathlib.Path, target: pathlib.Path) -> None:
+        run([*command, "-O2", "-g1", *flags(source), "-c", str(source), "-o", str(target)])
+
+    with concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        list(pool.map(compile_one, sources, targets))
+    # Linked beside the target and moved over it: a process that has the old library mapped keeps it.
+    fresh = output.with_suffix(".new" + output.suffix)
+    run([*command, "-g1", *map(str, targets), *link, "-o", str(fresh)])
+    fresh.replace(output)
+
+
 def build(output: pathlib.Path, *, extra: list[str] | None = None, jobs: int | None = None) -> pathlib.Path:
-    """Compile the shim and link it.
+    """Compile the upstream half and link it.
 
     Parameters
     ----------
@@ -168,19 +196,37 @@ def build(output: pathlib.Path, *, extra: list[str] | None = None, jobs: int | N
     """
     upstream = find_upstream()
     extra = extra or []
-    objects = REPOSITORY / "build" / "shim" / output.stem
-    objects.mkdir(parents=True, exist_ok=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    flags = [*compiler(), "-O2", "-g1", *compile_flags(upstream), *extra]
     sources = sorted((HERE / "src").glob("*.cpp"))
-    targets = [objects / (source.stem + ".o") for source in sources]
-    with concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        list(pool.map(lambda source, target: run([*flags, "-c", str(source), "-o", str(target)]), sources, targets))
-    # Linked beside the target and moved over it: a process that has the old library mapped keeps it.
-    fresh = output.with_suffix(".new" + output.suffix)
-    run([*compiler(), "-g1", *extra, *map(str, targets), *link_flags(upstream), "-o", str(fresh)])
-    fresh.replace(output)
+    flags = [*compile_flags(upstream), *extra]
+    compile_and_link(output, sources, compiler(), lambda _: flags, [*extra, *link_flags(upstream)], jobs)
     print(f"built {output} against MLX {upstream.version} ({upstream.library})")
+    return output
+
+
+def build_metal(output: pathlib.Path, *, extra: list[str] | None = None, jobs: int | None = None) -> pathlib.Path:
+    """Compile the Metal half and link it: parameters as for :func:`build`.
+
+    On a Mac this has not been run yet: see docs/metal.md.
+    """
+    extra = extra or []
+    common = [*COMMON_FLAGS, f"-I{HERE / 'include'}", *extra]
+    if sys.platform == "darwin":
+        what, command, objective = "Apple's frameworks", compiler(), ["-fobjc-arc"]
+        frameworks = ["-framework", "Foundation", "-framework", "Metal"]
+    else:
+        sys.path.insert(0, str(REPOSITORY))
+        from metal.standin import toolchain
+
+        what, command, objective = "the software stand-in", [toolchain.clang()], toolchain.objective_cxx_flags()
+        frameworks = toolchain.framework_link_flags()
+
+    def flags(source: pathlib.Path) -> list[str]:
+        return [*common, "-x", "objective-c++", *objective] if source.suffix == ".mm" else common
+
+    sources = [HERE / "src" / name for name in METAL_SOURCES]
+    link = ["-shared", *extra, *frameworks, *export_flags(METAL_LIBRARY)]
+    compile_and_link(output, sources, command, flags, link, jobs)
+    print(f"built {output} against {what}")
     return output
 
 
@@ -196,13 +242,17 @@ def build_blas_forwarder(folder: pathlib.Path) -> pathlib.Path:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=pathlib.Path, default=DEFAULT_OUTPUT)
+    parser.add_argument("--half", choices=("upstream", "metal"), default="upstream")
+    parser.add_argument("--output", type=pathlib.Path, help="the library to write (default: in the package)")
     parser.add_argument("--extra", action="append", default=[], help="a further compiler flag; may be repeated")
     parser.add_argument("--jobs", type=int)
     options = parser.parse_args(arguments)
-    build(options.output, extra=options.extra, jobs=options.jobs)
+    if options.half == "metal":
+        build_metal(options.output or DEFAULT_FOLDER / METAL_LIBRARY, extra=options.extra, jobs=options.jobs)
+        return
+    output = build(options.output or DEFAULT_FOLDER / LIBRARY, extra=options.extra, jobs=options.jobs)
     if sys.platform == "linux":
-        build_blas_forwarder(options.output.parent)
+        build_blas_forwarder(output.parent)
 
 
 if __name__ == "__main__":

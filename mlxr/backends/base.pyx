@@ -100,6 +100,9 @@ cdef class Backend:
         """
         raise UnsupportedOpError(f"backend {self.name} cannot write in place", op="write", backend=self.name)
 
+    def start(self, Tensor x not None):
+        """Begin to compute `x` if that has only been asked for, and return without waiting."""
+
     def wait(self, Tensor x not None):
         """Return when the elements of `x` are computed (at once on an eager backend)."""
 

@@ -11,15 +11,20 @@ cdef int _wait(Tensor x) except -1:
     return 0
 
 
-cdef int _walk(object value) except -1:
+cdef int _walk(object value, bint wait) except -1:
+    cdef Tensor x
     if type(value) is Tensor:
-        _wait(<Tensor>value)
+        x = <Tensor>value
+        if wait:
+            _wait(x)
+        elif x.ref.data == NULL and x.ref.size:
+            (<Backend>x.device_.require_backend()).start(x)
     elif isinstance(value, dict):
         for item in value.values():
-            _walk(item)
+            _walk(item, wait)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _walk(item)
+            _walk(item, wait)
     return 0
 
 
@@ -30,5 +35,14 @@ def eval(*args):
     ----------
     *args : tree of Tensor
     """
-    for value in args:
-        _walk(value)
+    _walk(args, True)
+
+
+def async_eval(*args):
+    """Start to compute trees of tensors, and return without waiting. Tensors of eager backends are computed already.
+
+    Parameters
+    ----------
+    *args : tree of Tensor
+    """
+    _walk(args, False)

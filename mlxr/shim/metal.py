@@ -99,15 +99,17 @@ class Batch:
         self._launches = bytearray()
         self._bytes = bytearray()
         self._first = 0
+        self._handles: list[Handle] = []  # what the launches name: alive until the runtime has taken hold of it
 
     def buffer(self, handle: Handle, offset: int) -> None:
         """Append an argument of the next launch: a buffer from a byte on."""
-        self._arguments += _ARGUMENT.pack(24, 0, handle.value, offset)
+        self._handles.append(handle)
+        self._arguments += _ARGUMENT.pack(_ARGUMENT.size, 0, handle.value, offset)
         self._narguments += 1
 
     def value(self, data: bytes) -> None:
         """Append an argument of the next launch: bytes by value."""
-        self._arguments += _ARGUMENT.pack(24, len(data), 0, len(self._bytes))
+        self._arguments += _ARGUMENT.pack(_ARGUMENT.size, len(data), 0, len(self._bytes))
         self._bytes += data
         self._narguments += 1
 
@@ -118,6 +120,7 @@ class Batch:
         if len(threadgroup_memory) > abi.METAL_MAX_THREADGROUP_BUFFERS:
             raise InvalidValueError(f"a launch has at most 4 threadgroup arguments, got {len(threadgroup_memory)}")
         memory = (*threadgroup_memory, 0, 0, 0, 0)[:4]
+        self._handles.append(pipeline)
         self._launches += _LAUNCH.pack(
             _LAUNCH.size, self._first, self._narguments - self._first, *grid, *group, *memory, pipeline.value
         )
@@ -264,6 +267,8 @@ class Runtime(Native):
 
     def buffer(self, nbytes: int) -> Handle:
         """Return a buffer of undefined content."""
+        if _retired:
+            self.collect()  # the memory of dead buffers is what new ones are made of
         return self._made(self.functions.mlxr_metal_buffer_new(nbytes))
 
     def can_share(self, address: int, nbytes: int) -> bool:

@@ -5,23 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from mlxr.core.device import backend_of
-from mlxr.core.evaluation import eval
+from mlxr.core.evaluation import async_eval, eval
 from mlxr.core.tensor import Tensor
 
 __all__ = ["async_eval", "depends", "eval", "synchronize"]
 
 
-
-
-def async_eval(*args: Any) -> None:
-    """Start the computation of trees of tensors without waiting for it.
-
-    Every backend starts its work when an op is called, or when a result is asked for; so there is nothing to do.
-
-    Parameters
-    ----------
-    *args : tree of Tensor
-    """
 
 
 def synchronize(stream: Any = None) -> None:

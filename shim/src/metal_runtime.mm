@@ -907,12 +907,13 @@ mlxr_metal_object mlxr_metal_buffer_share(void *data, uint64_t nbytes, uint64_t 
             std::lock_guard lock(s.mutex);
             s.released.reserve(s.released.size() + static_cast<size_t>(s.counters.live_buffers.load()) + 64);
         }
+        uint64_t own = token; // a block would keep the reference that this function has to its argument
         id<MTLBuffer> buffer = [on newBufferWithBytesNoCopy:data
                                                      length:nbytes
                                                     options:MTLResourceStorageModeShared
                                                 deallocator:^(void *, NSUInteger) {
                                                   std::lock_guard lock(state().mutex);
-                                                  state().released.push_back(token);
+                                                  state().released.push_back(own);
                                                 }];
         if (!buffer) fail(MLXR_E_UNSUPPORTED, "the device does not take this memory");
         s.counters.live_buffers++;

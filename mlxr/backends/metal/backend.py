@@ -47,11 +47,10 @@ VALUE_BYTES = 64
 class Work:
     """Launches that are gathered, and then run as one command buffer."""
 
-    __slots__ = ("batch", "commands", "error", "faults", "held", "inputs", "nbytes", "resolved")
+    __slots__ = ("batch", "commands", "error", "faults", "inputs", "nbytes", "resolved")
 
     def __init__(self) -> None:
         self.batch = metal.Batch()
-        self.held: list[Memory] = []  # what the launches use, until the commands hold it
         self.inputs: list[Work] = []  # earlier work whose results the launches read
         self.nbytes = 0  # of results
         self.commands: metal.Handle | None = None
@@ -67,7 +66,7 @@ class Work:
     def resolve(self) -> None:
         """Let go of all that is only needed until the end is known."""
         self.batch = metal.Batch()
-        self.held, self.inputs = [], []
+        self.inputs = []
         self.resolved = True
 
 
@@ -238,7 +237,6 @@ class MetalBackend(Backend):
                     batch.value(memory.value[offset:])
                 else:
                     batch.buffer(memory.handle, offset)
-                    work.held.append(memory)
             batch.launch(pipeline, launch.grid, launch.group, launch.threadgroup_memory)
 
     def _scratch(self, argument: Scratch | Fault, work: Work, made: dict[Scratch | Fault, Memory]) -> Memory:
@@ -283,7 +281,7 @@ class MetalBackend(Backend):
         except MlxrError as error:
             work.fail(error)
             return
-        work.batch, work.held = metal.Batch(), []
+        work.batch = metal.Batch()
         self._submitted.append((work, work.commands))
         while self._submitted and self.runtime.done(self._submitted[0][1]):
             self._settle()
@@ -342,10 +340,12 @@ class MetalBackend(Backend):
                 raise error
         memory.faults = ()
 
-    def flush(self) -> None:
-        """Start what was gathered, without waiting for it."""
+    def start(self, x: Tensor) -> None:
+        """Submit what computes `x`, and return without waiting."""
+        memory, _ = place(x)
         with self._lock:
-            self._submit()
+            if memory.work is self._work:
+                self._submit()
 
     def synchronize(self) -> None:
         """Return when all work given to this backend is done."""
