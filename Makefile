@@ -27,6 +27,10 @@ BUILT_FOR_SMOKE := $(if $(or $(MLXR_BUILD_ISA),$(wildcard build/built-all),$(if 
 SHIM := mlxr/shim/libmlxr_shim.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
 SHIM_SOURCES := $(shell find shim -name '*.h' -o -name '*.hpp' -o -name '*.c' -o -name '*.cpp' -o -name '*.map' -o -name build.py)
 
+# The Metal half: on a Mac against Apple's frameworks, elsewhere against the software stand-in, which needs clang.
+SHIM_METAL := mlxr/shim/libmlxr_shim_metal.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
+METAL_SOURCES := shim/src/metal_runtime.mm $(shell find metal/standin -name '*.h' -o -name '*.cpp' -o -name '*.mm' -o -name '*.py')
+
 # What runs under the sanitizers: all tests but those that start programs of their own.
 SANITIZE_TESTS ?= tests --ignore=tests/shim --ignore=tests/test_examples.py --ignore=tests/test_main.py --ignore=tests/test_docs.py
 
@@ -43,7 +47,7 @@ STUBBED := $(subst /,.,$(basename $(shell find mlxr -name '*.pyi')))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help smoke ci test lint typecheck build bench sanitize upstream shim test-ffi lint-ffi clean distclean
+.PHONY: help smoke ci test lint typecheck build bench sanitize upstream shim test-ffi lint-ffi metal metal-standin test-metal clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -53,7 +57,7 @@ help: ## list the targets
 smoke: $(VENV)/ready-examples $(BUILT_FOR_SMOKE) ## the main job: train on digits twice, load in a fresh process, run a pretrained encoder (DEVICE=mlx:cpu: there)
 	$(BIN)/python -m mlxr smoke $(if $(DEVICE),--device $(DEVICE))
 
-ci: lint typecheck smoke upstream test ## all checks; this is what continuous integration runs
+ci: lint typecheck smoke upstream metal test ## all checks; this is what continuous integration runs
 
 test: $(VENV)/ready-dev $(BUILT) ## the test suite (TESTS="tests/io -k fuzz" runs a part)
 	$(PYTEST) $(TESTS)
@@ -84,7 +88,7 @@ upstream: $(VENV)/ready-dev ## upstream MLX, and the shim over it, where the whe
 	elif $(MAKE) --no-print-directory $(VENV)/ready-upstream; then $(MAKE) --no-print-directory lint-ffi shim; \
 	else echo "upstream MLX cannot be installed here: what needs it is skipped"; fi
 
-shim: $(SHIM) ## the optional C ABI over upstream MLX (MLX_SRC=checkout, or the wheel)
+shim: $(SHIM) $(if $(filter Darwin,$(shell uname -s)),$(SHIM_METAL)) ## the optional C ABI over upstream MLX (MLX_SRC=checkout, or the wheel)
 
 test-ffi: $(VENV)/ready-dev $(BUILT) $(SHIM) ## the tests that need the shim
 	$(PYTEST) tests/shim tests/backends
@@ -92,6 +96,16 @@ test-ffi: $(VENV)/ready-dev $(BUILT) $(SHIM) ## the tests that need the shim
 lint-ffi: $(VENV)/ready-dev $(VENV)/ready-upstream ## the shim's sources with all warnings as errors, and its binding against the header
 	$(BIN)/python shim/generate_binding.py --check
 	$(BIN)/python shim/build.py --extra=-Werror --output build/lint-ffi/$(notdir $(SHIM))
+
+# Likewise for Metal, whose stand-in takes a compiler that not every machine has.
+metal: $(VENV)/ready-dev ## the Metal runtime where it can be built (METAL=no leaves it out)
+	@if [ "$(METAL)" = no ]; then echo "Metal is left out: what needs it is skipped"; \
+	elif ! $(MAKE) --no-print-directory metal-standin; then echo "Metal cannot be built here: what needs it is skipped"; fi
+
+metal-standin: $(SHIM_METAL) ## the Metal runtime on the software stand-in (on a Mac: on the GPU); MLXR_METAL=stand-in uses it
+
+test-metal: $(VENV)/ready-dev $(BUILT) $(SHIM_METAL) ## the tests of kernels, stand-in, runtime and backend
+	$(PYTEST) tests/metal tests/backends/test_metal.py
 
 clean: ## remove what the build and the checks have made, but not the virtual environment
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .asv
@@ -144,6 +158,14 @@ build/sanitize/built: $(SOURCES) $(shell find mlxr -name '*.py') | $(VENV)/ready
 	$(BUILD_CC) MLXR_BUILD_ISA=native MLXR_BUILD_SANITIZE=address,undefined $(BIN)/python setup.py --quiet \
 		build --build-base build/sanitize --build-lib build/sanitize/lib
 	@mv $@.start $@
+
+# The stand-in's compiler is the system's: installed here where that is Debian or Ubuntu and this is root.
+$(SHIM_METAL): $(SHIM_SOURCES) $(METAL_SOURCES) | $(VENV)/ready
+ifneq ($(shell uname -s),Darwin)
+	@$(BIN)/python -c 'from metal.standin import toolchain; toolchain.clang()' 2> /dev/null \
+		|| test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -y -qq clang-19; }
+endif
+	$(BIN)/python shim/build.py --half metal
 
 $(SHIM): $(SHIM_SOURCES) | $(VENV)/ready-upstream
 	$(BIN)/python shim/build.py

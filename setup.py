@@ -20,6 +20,7 @@ import sys
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 KERNELS = pathlib.Path("mlxr/cpu/kernels")
@@ -131,7 +132,20 @@ class BuildExtensions(build_ext):
         self.parallel = self.parallel or JOBS
 
 
+class BuildPython(build_py):
+    """build_py that puts the Metal kernels, which lie outside of the package, into it."""
+
+    def run(self):
+        """Copy the modules, then the kernels; an editable install finds them where they are."""
+        super().run()
+        if not self.editable_mode:
+            folder = pathlib.Path(self.build_lib, "mlxr", "backends", "metal", "kernels")
+            folder.mkdir(parents=True, exist_ok=True)
+            for source in sorted((ROOT / "metal" / "kernels").iterdir()):
+                self.copy_file(str(source), str(folder / source.name))
+
+
 setup(
     ext_modules=[] if os.environ.get("MLXR_BUILD_ISA") == "none" else extensions(),
-    cmdclass={"build_ext": BuildExtensions},
+    cmdclass={"build_ext": BuildExtensions, "build_py": BuildPython},
 )

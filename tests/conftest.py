@@ -9,6 +9,9 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+# Where the Metal runtime is built on its software stand-in, tests may use it; programs have to ask for it.
+os.environ.setdefault("MLXR_METAL", "stand-in")
+
 settings.register_profile("ci", derandomize=True, max_examples=60, deadline=None, database=None,
                           suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])

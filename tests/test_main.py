@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -121,12 +120,6 @@ def test_a_device_without_a_backend_is_a_typed_error(status):
     with pytest.raises(BackendUnavailableError):
         mx.set_default_device(device)
     assert mx.default_device() == default
-
-
-@pytest.mark.skipif(importlib.util.find_spec("mlxr.backends.metal") is not None, reason="this build has Metal kernels")
-def test_metal_says_that_it_is_not_in_this_build():
-    with pytest.raises(BackendUnavailableError, match=r"metal.*not available.*mlxr\.backends\.metal"):
-        mx.zeros((2,), device="metal")
 
 
 def test_an_unknown_device_is_an_error_that_lists_the_known_ones():

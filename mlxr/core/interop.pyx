@@ -499,9 +499,14 @@ def to_numpy(Tensor x not None, dtype=None, copy=None):
         if x.ref.ndim == 0:
             array = array.reshape(())
     else:
-        if copy is False:
-            raise ExportError(f"the memory of a tensor on {x.device_!r} is not visible to the host", device=x.device_)
-        return to_numpy(to_device(x, "cpu"), dtype, copy)
+        host = new_tensor_from_tuple(x.dtype_, as_device("cpu"), shape_tuple(x))
+        if not (<Backend>x.device_.require_backend()).lend(x, host):
+            if copy is False:
+                raise ExportError(
+                    f"the memory of a tensor on {x.device_!r} is not visible to the host", device=x.device_
+                )
+            host = to_device(x, "cpu")
+        return to_numpy(host, dtype, copy)
     if dtype is not None and np.dtype(dtype) != array.dtype:
         if copy is False:
             raise ExportError(f"{x.dtype_.name} cannot become NumPy's {np.dtype(dtype)} without a copy", dtype=x.dtype_)

@@ -146,6 +146,7 @@ struct State {
     std::vector<std::weak_ptr<Library>> libraries;
     std::vector<uint64_t> released;
     std::string cache_folder;
+    std::atomic<bool> lost{false}; // the last command buffer that ended told that the device is gone
     Pool pool;
     Counters counters;
 };
@@ -344,6 +345,7 @@ std::shared_ptr<Buffer> new_buffer(uint64_t nbytes) {
         s.pool.shrink(0);
         buffer = s.pool.take(on, nbytes, capacity);
     }
+    if (!buffer && s.lost) fail(MLXR_E_DEVICE_LOST, "the device is lost, and gives no memory");
     if (!buffer) {
         fail(MLXR_E_MEMORY, "the device has no memory for a buffer of " + std::to_string(nbytes) + " bytes; " +
                                 std::to_string(s.counters.live_bytes.load()) + " are in use");
@@ -504,6 +506,7 @@ void Commands::finish(id<MTLCommandBuffer> buffer) noexcept {
         }
         done = true;
     }
+    state().lost = code == MLXR_E_DEVICE_LOST;
     counters.in_flight--;
     changed.notify_all();
     {

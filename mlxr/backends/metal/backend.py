@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from mlxr.backends.base import Backend
-from mlxr.backends.metal import sources
+from mlxr.backends.metal import copy, sources
 from mlxr.backends.metal.launch import FAULT_BYTES, PLANS, At, Fault, Launch, Scratch
 from mlxr.backends.metal.memory import freeze, give, host_block, place, view_like
 from mlxr.core.device import Device
@@ -47,26 +47,20 @@ VALUE_BYTES = 64
 class Work:
     """Launches that are gathered, and then run as one command buffer."""
 
-    __slots__ = ("batch", "commands", "error", "faults", "inputs", "nbytes", "resolved")
+    __slots__ = ("batch", "commands", "error", "faults", "nbytes", "resolved")
 
     def __init__(self) -> None:
         self.batch = metal.Batch()
-        self.inputs: list[Work] = []  # earlier work whose results the launches read
         self.nbytes = 0  # of results
         self.commands: metal.Handle | None = None
         self.faults: list[tuple[Fault, Memory]] = []
         self.error: MlxrError | None = None
         self.resolved = False  # it has ended, well or with `error`
 
-    def fail(self, error: MlxrError) -> None:
-        """End with an error."""
+    def resolve(self, error: MlxrError | None) -> None:
+        """Note how it ended."""
         self.error = error
-        self.resolve()
-
-    def resolve(self) -> None:
-        """Let go of all that is only needed until the end is known."""
-        self.batch = metal.Batch()
-        self.inputs = []
+        self.commands = None
         self.resolved = True
 
 
@@ -77,17 +71,20 @@ class Memory:
     ----------
     work : Work or None
         What computes it; None for memory that came from the host.
+    origins : tuple of Work
+        Work whose failure makes it worthless, `work` and what that reads included.
     faults : tuple of tuple
         Records of wrong indices that what it holds may depend on, with their memory.
     """
 
-    __slots__ = ("_address", "faults", "handle", "nbytes", "value", "work")
+    __slots__ = ("_address", "faults", "handle", "nbytes", "origins", "value", "work")
 
-    def __init__(self, nbytes: int, handle: metal.Handle | None, value: bytes = b"", work: Work | None = None) -> None:
+    def __init__(self, nbytes: int, handle: metal.Handle | None, value: bytes = b"") -> None:
         self.nbytes = nbytes
         self.handle = handle
         self.value = value
-        self.work = work
+        self.work: Work | None = None
+        self.origins: tuple[Work, ...] = ()
         self.faults: tuple[tuple[Fault, Memory], ...] = ()
         self._address = 0
 
@@ -129,8 +126,8 @@ class MetalBackend(Backend):
 
     # ------------------------------------------------------------------ memory
 
-    def _new(self, nbytes: int, work: Work | None = None) -> Memory:
-        return Memory(nbytes, self.runtime.buffer(nbytes), work=work)
+    def _new(self, nbytes: int) -> Memory:
+        return Memory(nbytes, self.runtime.buffer(nbytes))
 
     def allocate(self, out: Tensor) -> None:
         """Give `out` a storage of its own with undefined content."""
@@ -194,26 +191,36 @@ class MetalBackend(Backend):
                 f"[{primitive.name}] the Metal backend has no kernel for this primitive", op=primitive.name,
                 backend=self.name, dtypes=tuple(x.dtype for x in inputs),
             )  # fmt: skip
-        launches = plan(inputs, outputs, params)
+        self._launch(plan(inputs, outputs, params), inputs, outputs, fresh=True)
+
+    def write(self, target: Tensor, value: Tensor) -> None:
+        """Store `value` in the elements that `target` views, after what was launched before."""
+        self._launch(copy.write(target, value), (value,), (target,), fresh=False)
+
+    def _launch(
+        self, launches: Sequence[Launch], inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, fresh: bool
+    ) -> None:
+        """Gather the launches that compute `outputs`, which get a storage if they are `fresh`, from `inputs`."""
         with self._lock:
             pipelines = [self._pipeline(launch) for launch in launches]
-            read = [place(x)[0] for x in inputs]
+            read = [place(x)[0] for x in (inputs if fresh else (*inputs, *outputs))]
             for memory in read:
                 self._check(memory)
             work = self._work
-            written = [self._new(out.nbytes, work) for out in outputs]
-            for out, memory in zip(outputs, written, strict=True):
-                give(out, memory, out.nbytes)
+            if fresh:
+                for out in outputs:
+                    give(out, self._new(out.nbytes), out.nbytes)
             before = len(work.faults)
             self._gather(work, launches, pipelines)
-            faults = [*work.faults[before:]]
+            faults, origins = [*work.faults[before:]], [work]
             for memory in read:
                 faults += memory.faults
-                if memory.work is not None and memory.work is not work and not memory.work.resolved:
-                    work.inputs.append(memory.work)
-            for memory in written:
-                memory.faults = tuple(dict.fromkeys(faults))
-                work.nbytes += memory.nbytes
+                origins += [origin for origin in memory.origins if not origin.resolved]
+            for out in outputs:
+                memory, _ = place(out)
+                memory.work = work
+                memory.faults, memory.origins = tuple(dict.fromkeys(faults)), tuple(dict.fromkeys(origins))
+                work.nbytes += out.nbytes
             if work.batch.count >= SUBMIT_LAUNCHES or work.nbytes >= SUBMIT_BYTES:
                 self._submit()
 
@@ -272,14 +279,10 @@ class MetalBackend(Backend):
         if not work.batch.count:
             return
         self._work = Work()
-        failed = next((earlier.error for earlier in work.inputs if earlier.error is not None), None)
-        if failed is not None:
-            work.fail(failed)
-            return
         try:
             work.commands = self.runtime.submit(self._queue, work.batch)
         except MlxrError as error:
-            work.fail(error)
+            work.resolve(error)
             return
         work.batch = metal.Batch()
         self._submitted.append((work, work.commands))
@@ -287,18 +290,14 @@ class MetalBackend(Backend):
             self._settle()
 
     def _settle(self) -> None:
-        """Find out how the oldest work ended. What it read was computed by older work, whose end is known."""
+        """Find out how the oldest work ended."""
         work, commands = self._submitted.popleft()
-        failed = next((earlier.error for earlier in work.inputs if earlier.error is not None), None)
         try:
             self.runtime.wait(commands)
         except MlxrError as error:
-            failed = failed or error
-        work.commands = None
-        if failed is not None:
-            work.fail(failed)
+            work.resolve(error)
         else:
-            work.resolve()
+            work.resolve(None)
 
     def _finish(self, work: Work) -> None:
         """Wait for work, submitting it if need be."""
@@ -329,16 +328,17 @@ class MetalBackend(Backend):
         self._check(memory)
 
     def _check(self, memory: Memory) -> None:
-        """Raise what the work that computed `memory` is known to have failed with."""
+        """Raise what the work that `memory` depends on is known to have failed with."""
+        for origin in memory.origins:
+            if origin.error is not None:
+                raise origin.error
         if memory.work is None or not memory.work.resolved:
             return
-        if memory.work.error is not None:
-            raise memory.work.error
         for fault, record in memory.faults:
             error = fault.error(ctypes.string_at(record.address(self.runtime), FAULT_BYTES))
             if error is not None:
                 raise error
-        memory.faults = ()
+        memory.faults = memory.origins = ()
 
     def start(self, x: Tensor) -> None:
         """Submit what computes `x`, and return without waiting."""
@@ -401,6 +401,8 @@ def make(device: Device) -> MetalBackend:
         If the runtime is not built, the machine has no Metal device, or the only one is the stand-in and nobody asked
         for it.
     """
+    if device.index:
+        raise BackendUnavailableError("there is one Metal device", reason="no such device")
     runtime = metal.load()
     if runtime.info.stand_in and not (os.environ.get("MLXR_METAL") == "stand-in" or "MLXR_SHIM_METAL" in os.environ):
         raise BackendUnavailableError(
