@@ -47,7 +47,8 @@ STUBBED := $(subst /,.,$(basename $(shell find mlxr -name '*.pyi')))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help smoke ci test lint typecheck build bench sanitize upstream shim test-ffi lint-ffi metal metal-standin test-metal clean distclean
+.PHONY: help smoke ci conformance-core conformance golden test lint typecheck build bench sanitize upstream shim test-ffi \
+	lint-ffi metal metal-standin test-metal clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -57,10 +58,21 @@ help: ## list the targets
 smoke: $(VENV)/ready-examples $(BUILT_FOR_SMOKE) ## the main job: train on digits twice, load in a fresh process, run a pretrained encoder (DEVICE=mlx:cpu: there)
 	$(BIN)/python -m mlxr smoke $(if $(DEVICE),--device $(DEVICE))
 
-ci: lint typecheck smoke upstream metal test ## all checks; this is what continuous integration runs
+ci: lint typecheck smoke upstream metal conformance-core test ## all checks; this is what continuous integration runs
 
 test: $(VENV)/ready-dev $(BUILT) ## the test suite (TESTS="tests/io -k fuzz" runs a part)
 	$(PYTEST) $(TESTS)
+
+# With upstream MLX where it is installed, else with what was recorded from it; it says which.
+conformance-core: $(VENV)/ready-dev $(BUILT) ## mlxr against upstream MLX: the part that gates every change
+	$(BIN)/python -m mlxr conformance --suite core
+
+conformance: $(VENV)/ready-upstream $(BUILT) ## mlxr against upstream MLX: every op, dtype and layout; reports in build/conformance
+	$(BIN)/python -m mlxr conformance --suite full --against mlx --json build/conformance/full.json \
+		--junit build/conformance/full.xml --html build/conformance/full.html
+
+golden: $(VENV)/ready-upstream $(BUILT) ## record upstream's answers to the core suite again
+	$(BIN)/python -m mlxr conformance --record tests/golden/conformance.xz
 
 lint: $(VENV)/ready-dev ## ruff, cython-lint and clang-format
 	$(BIN)/ruff check .

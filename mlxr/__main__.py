@@ -1,4 +1,4 @@
-"""The command line: ``python -m mlxr info | smoke``.
+"""The command line: ``python -m mlxr info | smoke | conformance``.
 
 Each command is a function of the parsed arguments that returns the exit status. Knows the public package and the
 registry of backends; nothing imports it.
@@ -21,6 +21,7 @@ import numpy as np
 
 import mlxr
 from mlxr.backends import registry
+from mlxr.conformance import command as conforming
 from mlxr.core.device import backend_of
 from mlxr.cpu import select
 from mlxr.errors import MlxrError
@@ -154,6 +155,11 @@ def smoke(arguments: argparse.Namespace) -> int:
     return 0 if all(verdict.startswith("ok") for _, verdict, _ in rows) else 1
 
 
+def conformance(arguments: argparse.Namespace) -> int:
+    """Compare mlxr with upstream MLX, from the declarations of the ops."""
+    return conforming.execute(arguments)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mlxr", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -168,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     runs = command(smoke)
     runs.add_argument("--device", default="cpu", help="device to compute on (default: cpu)")
     runs.add_argument("--examples", type=Path, help="folder with the examples (default: that of the checkout)")
+    conforming.add_arguments(command(conformance))
     return parser
 
 

@@ -753,8 +753,9 @@ def _cross_entropy(b, operands, outputs, params):
     logits, targets = operands
     index = b.reshape(targets, (*targets.shape, 1))
     picked = b.step(abi.TAKE_ALONG_AXIS, index.shape, logits.dtype, logits, index, ints=(-1,))
-    return b.step(abi.SUBTRACT, targets.shape, logits.dtype, b.last(abi.LOGSUMEXP, logits, False),
+    loss = b.step(abi.SUBTRACT, targets.shape, logits.dtype, b.last(abi.LOGSUMEXP, logits, False),
                   b.reshape(picked, targets.shape))
+    return b.cast(loss, outputs[0].dtype.code)
 
 
 def _cross_entropy_vjp(b, operands, outputs, params):
@@ -766,7 +767,7 @@ def _cross_entropy_vjp(b, operands, outputs, params):
     classes = value_of(b.lib.arange(0, n, 1, abi.INT64, stream=b.stream), (n,), abi.INT64)
     hit = b.cast(b.step(abi.EQUAL, logits.shape, abi.BOOL, wrapped, classes), logits.dtype)
     p = b.step(abi.SOFTMAX, logits.shape, logits.dtype, logits, ints=(1, -1))
-    return b.like(abi.MULTIPLY, b.like(abi.SUBTRACT, p, hit), b.reshape(g, (*g.shape, 1)))
+    return b.like(abi.MULTIPLY, b.like(abi.SUBTRACT, p, hit), b.reshape(b.cast(g, logits.dtype), (*g.shape, 1)))
 
 
 def _attention(b, operands, outputs, params):

@@ -165,6 +165,16 @@ def _at_least_float(a: Dtype, b: Dtype | None = None) -> Dtype:
     return lane if lane.kind in "fc" else dtype.float32
 
 
+def _bits(a: Dtype, b: Dtype) -> Dtype:
+    lane = dtype.promote_types(a, b)
+    return dtype.uint8 if lane is dtype.bool_ else lane
+
+
+def _number(a: Dtype, b: Dtype) -> Dtype:
+    lane = dtype.promote_types(a, b)
+    return dtype.int32 if lane is dtype.bool_ else lane
+
+
 def _only(kinds: str, lanes: Callable[..., Dtype]) -> Callable[..., Dtype | None]:
     def compute(a: Dtype, b: Dtype) -> Dtype | None:
         lane = lanes(a, b)
@@ -178,7 +188,9 @@ RULES: dict[str, Rule] = {
     "any": (dtype.promote_types, _same, ""),
     "number": (_only("uifc", dtype.promote_types), _same, "is not defined"),
     "real": (_only("buif", dtype.promote_types), _same, "is only defined for real numbers, not"),
+    "real number": (_only("uif", _number), _same, "is only defined for real numbers, not"),  # booleans become int32
     "integer": (_only("bui", dtype.promote_types), _same, "is only defined for integers and booleans, not"),
+    "bits": (_only("ui", _bits), _same, "is only defined for integers and booleans, not"),  # booleans become uint8
     # integers become float32
     "float": (_at_least_float, _same, ""),
     "real float": (_only("f", _at_least_float), _same, "is only defined for real numbers, not"),

@@ -296,7 +296,7 @@ erfinv: UnaryFunction = unary(
 
 # The activations that mlxr.nn.layers calls; fused, because composed they would cross memory several times.
 relu: UnaryFunction = unary(
-    "relu", "Return ``max(a, 0)``.", rule="real", reference=lambda x: np.maximum(x, 0), namespace="nn.", ulps=0,
+    "relu", "Return ``max(a, 0)``.", rule="real number", reference=lambda x: np.maximum(x, 0), namespace="nn.", ulps=0,
     vjp=lambda g, out, x: multiply(g, astype(greater(x, 0), g.dtype)),
 )
 silu: UnaryFunction = unary(
@@ -469,11 +469,11 @@ bitwise_invert: UnaryFunction = unary(
     reference=np.bitwise_not, dtypes=INTEGER + BOOL, ulps=0,
 )
 left_shift: BinaryFunction = binary(
-    "left_shift", "Return `a` shifted left by `b` bits.", rule="integer", reference=np.left_shift,
+    "left_shift", "Return `a` shifted left by `b` bits.", rule="bits", reference=np.left_shift,
     domain=(0.0, 9.0, 0.0, 4.0), dtypes=INTEGER, ulps=0,
 )
 right_shift: BinaryFunction = binary(
-    "right_shift", "Return `a` shifted right by `b` bits.", rule="integer", reference=np.right_shift,
+    "right_shift", "Return `a` shifted right by `b` bits.", rule="bits", reference=np.right_shift,
     domain=(0.0, 99.0, 0.0, 4.0), dtypes=INTEGER, ulps=0,
 )
 
@@ -640,7 +640,8 @@ def clip(a, /, a_min, a_max, *, stream=None):
 @operation(
     "elementwise",
     reference=lambda a, b: (np.floor_divide(a, b), _remainder_reference(a, b)),
-    samples=lambda rng: iter([Sample((spread(rng, (5,), -9.3, 9.1), spread(rng, (5,), 0.7, 4.0)))]),
+    samples=lambda rng: iter([Sample((spread(rng, (5,), -9.3, 9.1), spread(rng, (5,), 0.7, 4.0))),
+                              Sample((spread(rng, (4, 5), -99.0, 99.0), spread(rng, (5,), 1.0, 9.0)))]),
     dtypes=FLOATING + INTEGER,
     ulps=8,
 )

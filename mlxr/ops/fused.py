@@ -30,6 +30,13 @@ def _float(x, op):
     return x if x.dtype.kind == "f" else astype(x, dtypes.float32)
 
 
+def _only_float(x, op):
+    """Return `x`, which must have a floating dtype."""
+    if x.dtype.kind != "f":
+        raise DtypeError(f"[{op}] takes floating dtypes, got {x.dtype.name}", op=op, dtypes=(x.dtype,))
+    return x
+
+
 def _like_first(inputs, params):
     return inputs[0].shape, inputs[0].dtype
 
@@ -124,7 +131,7 @@ def softmax(a, /, axis=None, *, precise=False, stream=None):
 
 def _norm_operands(x, weights, op):
     """Check x and one-dimensional weights; return them, and the promoted dtype."""
-    x = _float(as_operand(x, op), op)
+    x = _only_float(as_operand(x, op), op)
     if x.ndim < 1:
         raise ShapeError(f"[{op}] Input must have at least 1 dimension but got input with 0 dimensions.", op=op,
                          shapes=(x.shape,))
@@ -132,7 +139,7 @@ def _norm_operands(x, weights, op):
     checked = []
     for w in weights:
         if w is not None:
-            w = _float(as_operand(w, op), op)
+            w = _only_float(as_operand(w, op), op)
             if w.ndim != 1 or w.shape[0] != x.shape[-1]:
                 raise ShapeError(f"[{op}] a weight of shape {w.shape} does not fit rows of {x.shape[-1]} elements",
                                  op=op, shapes=(x.shape, w.shape))
@@ -423,7 +430,7 @@ def rope(a, dims, *, traditional, base, scale, offset, freqs=None, stream=None):
         If `dims` is odd or larger than D, or not exactly one of `base` and `freqs` is given.
     """
     op = "rope"
-    x = _float(as_operand(a, op), op)
+    x = _only_float(as_operand(a, op), op)
     if x.ndim < 3:
         raise ShapeError(f"[{op}] Input must have at least 3 dimensions but got input with {x.ndim} dimensions.", op=op,
                          shapes=(x.shape,))
@@ -467,14 +474,18 @@ def _cross_entropy_back(needs, g, out, logits, targets):
 def _cross_entropy_vjp_back(needs, ct, out, logits, targets, g):
     p = softmax(logits, -1)
     residual = subtract(p, _one_hot(targets, logits.shape[-1], logits.dtype))
-    d_logits = multiply(apply(softmax_vjp_p, (p, ct)), expand_dims(g, -1)) if needs[0] else None
-    d_g = ops.sum(multiply(ct, residual), -1) if needs[2] else None
+    row = expand_dims(astype(g, logits.dtype), -1)
+    d_logits = multiply(apply(softmax_vjp_p, (p, ct)), row) if needs[0] else None
+    d_g = astype(ops.sum(multiply(ct, residual), -1), g.dtype) if needs[2] else None
     return d_logits, None, d_g
 
 
-cross_entropy_p = primitive(
-    "cross_entropy", "fused", lambda inputs, params: (inputs[1].shape, inputs[0].dtype), vjp=_cross_entropy_back
-)
+def _cross_entropy_infer(inputs, params):
+    logits, targets = inputs
+    return targets.shape, promote_types(logits.dtype, dtypes.float32)
+
+
+cross_entropy_p = primitive("cross_entropy", "fused", _cross_entropy_infer, vjp=_cross_entropy_back)
 cross_entropy_vjp_p = primitive("cross_entropy_vjp", "fused", _like_first, vjp=_cross_entropy_vjp_back)
 
 
@@ -506,7 +517,7 @@ def cross_entropy(logits, targets, *, stream=None):
     Returns
     -------
     Tensor
-        Of the shape of `targets`.
+        Of the shape of `targets`, in float32 (of float64 logits, in float64).
 
     Raises
     ------
@@ -516,7 +527,7 @@ def cross_entropy(logits, targets, *, stream=None):
         If a target is no class.
     """
     op = "cross_entropy"
-    logits, targets = _float(as_operand(logits, op), op), as_operand(targets, op)
+    logits, targets = _only_float(as_operand(logits, op), op), as_operand(targets, op)
     if targets.dtype.kind not in "ui":
         raise DtypeError(f"[{op}] targets are integers, got {targets.dtype.name}", op=op, dtypes=(targets.dtype,))
     if logits.ndim < 1 or logits.shape[:-1] != targets.shape:
@@ -684,7 +695,7 @@ def scaled_dot_product_attention(q, k, v, *, scale, mask=None, sinks=None, strea
         If `mask` is another string.
     """
     op = "scaled_dot_product_attention"
-    q, k, v = (_float(as_operand(t, op), op) for t in (q, k, v))
+    q, k, v = (_only_float(as_operand(t, op), op) for t in (q, k, v))
     shapes = (q.shape, k.shape, v.shape)
     if any(t.ndim != 4 for t in (q, k, v)):
         raise ShapeError(f"[{op}] q, k and v have four axes, got shapes {shapes}", op=op, shapes=shapes)
@@ -704,7 +715,7 @@ def scaled_dot_product_attention(q, k, v, *, scale, mask=None, sinks=None, strea
                              dtypes=(mask.dtype, dtype))
         tensors.append(broadcast_to(mask, (*q.shape[:3], k.shape[2])))
     if sinks is not None:
-        sinks = _float(as_operand(sinks, op), op)
+        sinks = _only_float(as_operand(sinks, op), op)
         if sinks.shape != (q.shape[1],):
             raise ShapeError(
                 f"[{op}] sinks of shape {sinks.shape} for {q.shape[1]} heads", op=op, shapes=(sinks.shape,)

@@ -656,6 +656,10 @@ def _block_reference(a, b, block_size=64, mask_out=None, mask_lhs=None, mask_rhs
                Sample((spread(rng, (4, 4), -1, 1), spread(rng, (4, 4), -1, 1), 2,
                        np.array([[True, False], [True, True]]))),
                Sample((spread(rng, (2, 4, 4), -1, 1), spread(rng, (4, 4), -1, 1), 4)),
+               # Blocks larger than the matrix, of a size that upstream takes.
+               Sample((spread(rng, (5, 6), -1, 1), spread(rng, (6, 3), -1, 1), 32)),
+               Sample((spread(rng, (5, 6), -1, 1), spread(rng, (6, 3), -1, 1), 64, np.array([[True]]),
+                       np.array([[True]]), np.array([[False]]))),
            ]),
            refusals=(Refusal((_X, _X.T, 32, np.ones((3, 3), np.float32)), ShapeError),
                      Refusal((_X, _X.T, 0), InvalidValueError)))

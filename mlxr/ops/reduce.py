@@ -146,6 +146,8 @@ def _reduce(p, a, axis, keepdims, stream, *params):
     a = as_operand(a, p.name)
     axes = normalize_axes(axis, a.ndim, p.name)
     result = apply(p, (a,), (axes, *params), stream)
+    if not axes and p in (sum_p, prod_p):  # nothing is added up, so that small integers need no more room
+        result = ops.astype(result, a.dtype)
     return reshape(result, with_unit_axes(result.shape, axes)) if keepdims else result
 
 

@@ -50,10 +50,12 @@ def expected_dtype(op, sample, dtype, wanted, position):
         return (dtype, mx.uint32, mx.uint32, mx.int32)[position]
     if op.name in ("argmax", "argmin", "argsort", "argpartition", "searchsorted") or (op.name, position) in INDICES:
         return mx.uint32
-    if op.name in ("sum", "prod", "trace"):
+    if op.name in ("sum", "prod", "trace") and sample.args[0].ndim and sample.kwargs.get("axis") != []:
         return SMALL_SUMS.get(dtype, dtype)
     if wanted.dtype.kind == "c":
         return mx.complex64
+    if op.name == "fast.cross_entropy":
+        return mx.float32 if dtype in (mx.float16, mx.bfloat16) else dtype
     if wanted.dtype.kind == "f":
         return dtype if dtype.kind == "f" else mx.float32
     return dtype

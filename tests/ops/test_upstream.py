@@ -175,6 +175,12 @@ CALLS = {
     "var ddof": lambda m: m.var(m.arange(4.0), ddof=1),
     "rms norm": lambda m: m.fast.rms_norm(m.arange(6.0).reshape(2, 3), m.ones((3,)), 1e-5),
     "layer norm": lambda m: m.fast.layer_norm(m.arange(6.0).reshape(2, 3), None, None, 1e-5),
+    "cross entropy": lambda m: m.fast.cross_entropy(m.array([[1.0, 2.0, 3.0]]), m.array([1])),
+    "cross entropy of halves": lambda m: m.fast.cross_entropy(m.zeros((2, 4), m.float16), m.array([1, 0])) * 0,
+    "sum over no axes": lambda m: m.sum(m.array([1, 2], m.int8), axis=[]),
+    "sum of a small scalar": lambda m: m.sum(m.array(True)),
+    "prod over no axes": lambda m: m.prod(m.array([1, 2], m.uint16), axis=[], keepdims=True),
+    "shift of bool": lambda m: m.left_shift(m.array([True, False]), m.array([True, True])),
     "rope": lambda m: m.fast.rope(m.ones((1, 2, 3, 8)), 8, traditional=True, base=100.0, scale=1.0, offset=2),
     "attention": lambda m: m.fast.scaled_dot_product_attention(
         m.ones((1, 2, 3, 8)) * 0.3, m.ones((1, 1, 4, 8)), m.arange(32.0).reshape(1, 1, 4, 8), scale=1.0, mask="causal"),
@@ -206,6 +212,13 @@ REFUSED = {
     "index": lambda m: m.ones((2,))["a"],
     "broadcast": lambda m: m.broadcast_to(m.ones((2,)), (3,)),
     "split": lambda m: m.split(m.ones((5,)), 2),
+    "layer norm of integers": lambda m: m.fast.layer_norm(m.ones((2, 3), m.int32), None, None, 1e-5),
+    "rms norm of integers": lambda m: m.fast.rms_norm(m.ones((2, 3), m.int32), None, 1e-5),
+    "rope of integers": lambda m: m.fast.rope(
+        m.ones((1, 2, 8), m.int32), 8, traditional=False, base=1e4, scale=1.0, offset=0),
+    "attention of integers": lambda m: m.fast.scaled_dot_product_attention(
+        *[m.ones((1, 1, 2, 4), m.int32)] * 3, scale=1.0),
+    "cross entropy of integers": lambda m: m.fast.cross_entropy(m.ones((2, 3), m.int32), m.array([1, 0])),
     "overflow": lambda m: m.ones((2,), m.uint8) + 256,
 }
 
