@@ -84,7 +84,7 @@ cdef enum:
     REGISTER_BYTES = 8 * TILE
     SIDE = 16                   # columns of a tile where an operand is transposed: a cache line of 32-bit elements
     GUARD = 256                 # elements that are searched at once for those that need a slow path
-    PARALLEL_COST = 1 << 17     # work, in elements of an addition, below which a second thread costs more than it saves
+    PARALLEL_COST = 1 << 16     # work, in elements of an addition, below which a second thread costs more than it saves
     MAX_STEPS = 4 * MAX_INSTRUCTIONS
     MAX_SLOTS = 96
     STACK_SLOTS = 6
@@ -173,6 +173,66 @@ cdef void remainder_block(const float *x, const float *y, out_t out_, Py_ssize_t
         out[i] = (r + y[i] if (r < 0) != (y[i] < 0) else r) if r != 0 else copysign_f32(r, x[i])
 
 
+cdef void sigmoid_run_f32(const float *x, out_t out_, Py_ssize_t n) noexcept nogil:
+    """Blocks without arguments beyond 16 do without what those need; the results are the same."""
+    cdef float *out = <float *> out_
+    cdef Py_ssize_t block, start, i, m
+    cdef int32_t beyond
+    for block in range((n + GUARD - 1) // GUARD):
+        start = block * GUARD
+        m = min(<Py_ssize_t> GUARD, n - start)
+        beyond = 0
+        for i in range(start, start + m):
+            beyond |= not (fabsf(x[i]) <= <float> 16.0)
+        if beyond:
+            for i in range(start, start + m):
+                out[i] = sigmoid_f32(x[i])
+        else:
+            for i in range(start, start + m):
+                out[i] = sigmoid_near_f32(x[i])
+
+
+cdef void gelu_run_f32(const float *x, out_t out_, Py_ssize_t n) noexcept nogil:
+    """Far down the tail another formula holds, which blocks without such arguments do without."""
+    cdef float *out = <float *> out_
+    cdef Py_ssize_t block, start, i, m
+    cdef int32_t beyond
+    cdef float v
+    for block in range((n + GUARD - 1) // GUARD):
+        start = block * GUARD
+        m = min(<Py_ssize_t> GUARD, n - start)
+        beyond = 0
+        for i in range(start, start + m):
+            beyond |= x[i] < <float> -5.5
+        if beyond:
+            for i in range(start, start + m):
+                v = x[i]
+                out[i] = gelu_tail_f32(v) if v < <float> -5.5 else gelu_near_f32(v)
+        else:
+            for i in range(start, start + m):
+                out[i] = gelu_near_f32(x[i])
+
+
+cdef void power_run_f32(const float *x, const float *y, out_t out_, Py_ssize_t n) noexcept nogil:
+    """Blocks of positive normal bases and finite exponents do without the special cases."""
+    cdef float *out = <float *> out_
+    cdef Py_ssize_t block, start, i, m
+    cdef int32_t beyond
+    for block in range((n + GUARD - 1) // GUARD):
+        start = block * GUARD
+        m = min(<Py_ssize_t> GUARD, n - start)
+        beyond = 0
+        for i in range(start, start + m):
+            beyond |= not ((x[i] >= <float> 1.1754943508222875e-38) & (x[i] < <float> INFINITY)
+                           & (fabsf(y[i]) < <float> INFINITY))
+        if beyond:
+            for i in range(start, start + m):
+                out[i] = power_f32(x[i], y[i])
+        else:
+            for i in range(start, start + m):
+                out[i] = power_positive_f32(x[i], y[i])
+
+
 cdef int unary_f32(int op, const void *x_, out_t out_, Py_ssize_t n) noexcept nogil:
     cdef const float *x = <const float *> x_
     cdef float *out = <float *> out_
@@ -250,8 +310,7 @@ cdef int unary_f32(int op, const void *x_, out_t out_, Py_ssize_t n) noexcept no
         for i in range(n):
             out[i] = arctanh_f32(x[i])
     elif op == SIGMOID:
-        for i in range(n):
-            out[i] = sigmoid_f32(x[i])
+        sigmoid_run_f32(x, out, n)
     elif op == ERF:
         for i in range(n):
             out[i] = erf_f32(x[i])
@@ -283,8 +342,7 @@ cdef int unary_f32(int op, const void *x_, out_t out_, Py_ssize_t n) noexcept no
         for i in range(n):
             out[i] = silu_f32(x[i])
     elif op == GELU:
-        for i in range(n):
-            out[i] = gelu_f32(x[i])
+        gelu_run_f32(x, out, n)
     elif op == GELU_TANH:
         for i in range(n):
             out[i] = gelu_tanh_f32(x[i])
@@ -348,8 +406,7 @@ cdef int binary_f32(int op, const void *x_, const void *y_, out_t out_, Py_ssize
     elif op == REMAINDER:
         remainder_f32(x, y, out, n)
     elif op == POWER:
-        for i in range(n):
-            out[i] = power_f32(x[i], y[i])
+        power_run_f32(x, y, out, n)
     elif op == MAXIMUM:
         for i in range(n):
             out[i] = maximum(x[i], y[i])
@@ -1870,11 +1927,34 @@ cdef int flags_unary(int op, int dtype, const char *x, char *out, Py_ssize_t n) 
     return status
 
 
+cdef bint arithmetic_bf16(int op, const uint16_t *x, const uint16_t *y, out_t out_, Py_ssize_t n) noexcept nogil:
+    """The four operations in one pass, whose steps through tiles would take longer than the memory; False for others."""
+    cdef uint16_t *out = <uint16_t *> out_
+    cdef Py_ssize_t i
+    if op == ADD:
+        for i in range(n):
+            out[i] = f32_to_bf16(bf16_to_f32(x[i]) + bf16_to_f32(y[i]))
+    elif op == SUBTRACT:
+        for i in range(n):
+            out[i] = f32_to_bf16(bf16_to_f32(x[i]) - bf16_to_f32(y[i]))
+    elif op == MULTIPLY:
+        for i in range(n):
+            out[i] = f32_to_bf16(bf16_to_f32(x[i]) * bf16_to_f32(y[i]))
+    elif op == DIVIDE:
+        for i in range(n):
+            out[i] = f32_to_bf16(bf16_to_f32(x[i]) / bf16_to_f32(y[i]))
+    else:
+        return False
+    return True
+
+
 cdef int narrow_binary(int op, int dtype, const char *x, const char *y, char *out, Py_ssize_t n) noexcept nogil:
     cdef char left[4 * TILE]
     cdef char right[4 * TILE]
     cdef int size = itemsize_of(dtype), result = binary_result(op, dtype), status = OK
     cdef Py_ssize_t block, start, m
+    if dtype == BFLOAT16 and arithmetic_bf16(op, <const uint16_t *> x, <const uint16_t *> y, out, n):
+        return OK
     for block in range((n + TILE - 1) // TILE):
         start = block * TILE
         m = min(<Py_ssize_t> TILE, n - start)

@@ -77,7 +77,7 @@ cdef inline uint16_t f32_to_bf16(float value) noexcept nogil:
     cdef uint32_t bits = float_bits(value)
     cdef uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16
     cdef uint32_t quiet = (bits >> 16) | 0x40u
-    return <uint16_t>(quiet if (bits & 0x7FFFFFFFu) > (255u << 23) else rounded)
+    return <uint16_t>(rounded if value == value else quiet)
 
 
 cdef inline void f16_run_to_f32(const uint16_t *x, float *out, Py_ssize_t n) noexcept nogil:

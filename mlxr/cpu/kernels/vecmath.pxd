@@ -351,25 +351,47 @@ cdef inline float arctanh_f32(float x) noexcept nogil:
 
 cdef inline float lost_f32(float u, float whole) noexcept nogil:
     """u + 1 - whole exactly, for whole = u + 1 rounded and u > 0."""
-    cdef bint small = u < <float> 1.0
-    return ((<float> 1.0 if small else u) - whole) + (u if small else <float> 1.0)
+    cdef float large = u if u > <float> 1.0 else <float> 1.0
+    cdef float small = u if u < <float> 1.0 else <float> 1.0
+    return small - (whole - large)
+
+
+cdef inline float exp_near_f32(float t, float n) noexcept nogil:
+    """exp(t - n log(2)) - 1, where n is the integer nearest to t / log(2): for sums in which its rounding is small."""
+    cdef float r = fused_f32(n, <float> -1.428606765330187e-06, fused_f32(n, <float> -0.693145751953125, t))
+    cdef float q = <float> 0.001395057519525953
+    q = fused_f32(q, r, <float> 0.00836895342849832)
+    q = fused_f32(q, r, <float> 0.04166620449722392)
+    q = fused_f32(q, r, <float> 0.1666651830791319)
+    q = fused_f32(q, r, <float> 0.5000000095661987)
+    return fused_f32(q * r, r, r)
+
+
+cdef inline float sigmoid_of_parts_f32(float u, float tail, float lost) noexcept nogil:
+    """u / (u + 1 + tail), where lost is u + 1 less its rounded value."""
+    cdef float whole = u + <float> 1.0
+    cdef float d = whole + tail
+    # what rounding took from the denominator
+    cdef float rest = ((whole - d) + tail) + lost
+    cdef float q = <float> 1.0 / d
+    q = fused_f32(q, fused_f32(-q, rest, fused_f32(-q, d, <float> 1.0)), q)
+    return q * u
+
+
+cdef inline float sigmoid_near_f32(float x) noexcept nogil:
+    """For |x| <= 16. 1 / (1 + 2**-n (1 + tail)) = u / (u + 1 + tail), with u = 2**n: u + 1 needs no rounding."""
+    cdef float n = fused_f32(x, <float> 1.4426950408889634, <float> EXPONENT_MAGIC)
+    cdef float tail = exp_near_f32(-x, <float> EXPONENT_MAGIC - n)
+    return sigmoid_of_parts_f32(power_of_two_f32(n), tail, <float> 0.0)
 
 
 cdef inline float sigmoid_f32(float x) noexcept nogil:
-    # 1 / (1 + 2**n (1 + tail)) = u / (u + 1 + tail), with u = 2**-n: u + 1 needs no rounding where it matters
     cdef float t = <float> 18.0 if x > <float> 18.0 else x
-    t = <float> 104.0 if t < <float> -104.0 else -t
-    cdef float n = fused_f32(t, <float> -1.4426950408889634, <float> (EXPONENT_MAGIC + 24))
-    cdef float tail = exp_tail_f32(t, <float> (EXPONENT_MAGIC + 24) - n, <float> 0.0)
-    cdef float scaled = power_of_two_f32(n)                 # 2**24 u: u itself may be subnormal
-    cdef float u = scaled * <float> 5.9604644775390625e-08
-    cdef float whole = u + <float> 1.0
-    cdef float d = whole + tail
-    # what rounding took from the denominator, in both sums
-    cdef float rest = lost_f32(u, whole) + ((whole - d) + tail)
-    cdef float q = <float> 1.0 / d
-    q = fused_f32(q, fused_f32(-q, rest, fused_f32(-q, d, <float> 1.0)), q)
-    return q * scaled * <float> 5.9604644775390625e-08
+    t = <float> -104.0 if t < <float> -104.0 else t
+    cdef float n = fused_f32(t, <float> 1.4426950408889634, <float> (EXPONENT_MAGIC + 24))
+    cdef float tail = exp_near_f32(-t, <float> (EXPONENT_MAGIC + 24) - n)
+    cdef float u = power_of_two_f32(n) * <float> 5.9604644775390625e-08      # it may be subnormal
+    return sigmoid_of_parts_f32(u, tail, lost_f32(u, u + <float> 1.0))
 
 
 cdef inline float sigmoid_times_f32(float x, float v, float rest) noexcept nogil:
@@ -411,9 +433,33 @@ cdef inline float gelu_tanh_f32(float x) noexcept nogil:
     return <float> (d / (1.0 + exp_d(-u)))
 
 
-cdef inline float gelu_f32(float x) noexcept nogil:
-    """x Phi(x). With a = |x| and y = a / (a + 3): a Phi(-a) = exp(-a**2/2) y w(2 y - 1), w a polynomial."""
-    cdef float a = <float> 14.5 if fabsf(x) > <float> 14.5 else fabsf(x)
+cdef inline float gelu_near_f32(float x) noexcept nogil:
+    """x Phi(x) for x >= -5.5. With a = |x| and y = a / (a + 4): a Phi(-a) = exp(-a**2/2) y w(y), w a polynomial."""
+    cdef float a = <float> 5.5 if fabsf(x) > <float> 5.5 else fabsf(x)      # beyond, a Phi(-a) is lost in x
+    cdef float y = a / (a + <float> 4.0)
+    cdef float u = y - <float> 0.319580078
+    cdef float w = <float> 0.150594845
+    w = fused_f32(w, u, <float> 0.0414473116)
+    w = fused_f32(w, u, <float> -0.402086467)
+    w = fused_f32(w, u, <float> 0.116786025)
+    w = fused_f32(w, u, <float> 1.03756046)
+    w = fused_f32(w, u, <float> -2.2349062)
+    w = fused_f32(w, u, <float> 2.55479074)
+    w = fused_f32(w, u, <float> -1.94396496)
+    w = fused_f32(w, u, <float> 1.03487039)
+    # exp(-a**2/2), the square with its rounding error
+    cdef float half = a * <float> -0.5
+    cdef float t = half * a
+    cdef float n = fused_f32(t, <float> 1.4426950408889634, <float> EXPONENT_MAGIC)
+    cdef float tail = exp_tail_f32(t, n - <float> EXPONENT_MAGIC, fused_f32(half, a, -t))
+    cdef float g = y * w
+    cdef float lower = (g + fused_f32(g, tail, fused_f32(y, w, -g))) * power_of_two_f32(n)
+    return (x if x > 0 else <float> 0.0) - lower
+
+
+cdef inline float gelu_tail_f32(float x) noexcept nogil:
+    """x Phi(x) for x < -5.5, as above with y = a / (a + 3), down to where it is zero."""
+    cdef float a = <float> 14.5 if x < <float> -14.5 else -x
     cdef float d = a + <float> 3.0
     cdef float y = a / d
     # what rounding took from y: the remainder of the division over a + 3, whose inverse is (1 - y) / 3
@@ -435,14 +481,12 @@ cdef inline float gelu_f32(float x) noexcept nogil:
     cdef float slope = fused_f32(y + y, fused_f32(u, <float> 0.46, <float> -0.509), w)       # of g in y, roughly
     # and what rounding the coefficients adds to w, on average
     cdef float g_rest = fused_f32(y_rest, slope, fused_f32(y, w, -g)) - y * <float> 2.2e-08
-    # exp(-a**2/2), the square with its rounding error
     cdef float square = a * a
     cdef float t = <float> -0.5 * square
     cdef float n = fused_f32(t, <float> 1.4426950408889634, <float> (EXPONENT_MAGIC + 64))
     cdef float tail = exp_tail_f32(t, n - <float> (EXPONENT_MAGIC + 64), <float> -0.5 * fused_f32(a, a, -square))
     cdef float lower = g + fused_f32(g, tail, g_rest)
-    lower = lower * power_of_two_f32(n) * <float> 5.421010862427522e-20
-    return x - lower if x >= 0 else -lower
+    return -(lower * power_of_two_f32(n) * <float> 5.421010862427522e-20)
 
 
 cdef inline float erf_f32(float x) noexcept nogil:
@@ -504,17 +548,8 @@ cdef inline float erfinv_f32(float x) noexcept nogil:
     return <float> r if a <= 1.0 else <float> NAN
 
 
-cdef inline float power_f32(float x, float y) noexcept nogil:
-    """2**(y log2(|x|)): the logarithm in double, the power in float32, then the sign."""
-    cdef float a = fabsf(x), b = fabsf(y)
-    # |x| = 2**k (1 + f) with f in [-1/3, 1/3]
-    cdef bint subnormal = a < <float> 1.1754943508222875e-38
-    cdef uint32_t bits = float_bits(a * <float> 8388608.0 if subnormal else a)
-    cdef int32_t k = <int32_t> (bits - <uint32_t> 0x3f2aaaab) >> 23
-    cdef float f = float_from_bits(bits - (<uint32_t> k << 23)) - <float> 1.0
-    cdef float e = <float> k - (<float> 23.0 if subnormal else <float> 0.0)
-    e = e if a < <float> INFINITY else a
-    e = <float> -INFINITY if a == 0 else e
+cdef inline float power_of_parts_f32(float f, float e, float y) noexcept nogil:
+    """(2**e (1 + f))**y for f in [-1/3, 1/3]: the logarithm in double, the power in float32."""
     cdef float p = <float> -0.1658129791042547
     p = fused_f32(p, f, <float> 0.17607975555910657)
     p = fused_f32(p, f, <float> -0.13755064694398697)
@@ -537,7 +572,31 @@ cdef inline float power_f32(float x, float y) noexcept nogil:
     w = fused_f32(w, r, <float> 0.055503251061671956)
     w = fused_f32(w, r, <float> 0.24022650729089248)
     w = fused_f32(w, r, <float> 0.6931472077108844)
-    cdef float value = scale_f32(fused_f32(w, r, <float> 1.0), <uint32_t> double_bits(z))
+    return scale_f32(fused_f32(w, r, <float> 1.0), <uint32_t> double_bits(z))
+
+
+cdef enum:
+    POWER_SPLIT = 0x3f2aaaab    # the bits of 2/3: mantissas are taken from [2/3, 4/3)
+
+
+cdef inline float power_positive_f32(float x, float y) noexcept nogil:
+    """x**y for positive normal x and finite y."""
+    cdef uint32_t bits = float_bits(x)
+    cdef int32_t k = <int32_t> (bits - <uint32_t> POWER_SPLIT) >> 23
+    return power_of_parts_f32(float_from_bits(bits - (<uint32_t> k << 23)) - <float> 1.0, <float> k, y)
+
+
+cdef inline float power_f32(float x, float y) noexcept nogil:
+    """|x|**y, then the sign and the special cases."""
+    cdef float a = fabsf(x), b = fabsf(y)
+    cdef bint subnormal = a < <float> 1.1754943508222875e-38
+    cdef uint32_t bits = float_bits(a * <float> 8388608.0 if subnormal else a)
+    cdef int32_t k = <int32_t> (bits - <uint32_t> POWER_SPLIT) >> 23
+    cdef float f = float_from_bits(bits - (<uint32_t> k << 23)) - <float> 1.0
+    cdef float e = <float> k - (<float> 23.0 if subnormal else <float> 0.0)
+    e = e if a < <float> INFINITY else a
+    e = <float> -INFINITY if a == 0 else e
+    cdef float value = power_of_parts_f32(f, e, y)
     # a negative base: odd integers keep its sign, a fraction has no real power
     cdef bint whole = floorf(y) == y
     cdef float half = y * <float> 0.5

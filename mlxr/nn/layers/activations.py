@@ -12,6 +12,7 @@ from typing import ClassVar
 import mlxr as mx
 from mlxr.errors import InvalidValueError
 from mlxr.nn.module import Module
+from mlxr.ops import elementwise as fused
 
 __all__ = [
     "CELU",
@@ -145,7 +146,7 @@ def celu(x: mx.array, alpha: float = 1.0) -> mx.array:
 
 def silu(x: mx.array) -> mx.array:
     r"""Return :math:`x \sigma(x)`, where :math:`\sigma` is the sigmoid; it is also called swish."""
-    return x * mx.sigmoid(x)
+    return fused.silu(x)
 
 
 def log_sigmoid(x: mx.array) -> mx.array:
@@ -160,17 +161,17 @@ def gelu(x: mx.array) -> mx.array:
     --------
     gelu_approx, gelu_fast_approx
     """
-    return x * (1 + mx.erf(x / math.sqrt(2))) / 2
+    return fused.gelu(x)
 
 
 def gelu_approx(x: mx.array) -> mx.array:
     r"""Return `gelu` by :math:`x / 2 \cdot (1 + \tanh(\sqrt{2 / \pi} (x + 0.044715 x^3)))`."""
-    return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return fused.gelu_tanh(x)
 
 
 def gelu_fast_approx(x: mx.array) -> mx.array:
     r"""Return `gelu` by :math:`x \sigma(1.702 x)`."""
-    return x * mx.sigmoid(1.702 * x)
+    return fused.gelu_sigmoid(x)
 
 
 def glu(x: mx.array, axis: int = -1) -> mx.array:
