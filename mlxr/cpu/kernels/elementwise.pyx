@@ -193,7 +193,7 @@ cdef void sigmoid_run_f32(const float *x, out_t out_, Py_ssize_t n) noexcept nog
 
 
 cdef void gelu_run_f32(const float *x, out_t out_, Py_ssize_t n) noexcept nogil:
-    """Far down the tail another formula holds, which blocks without such arguments do without."""
+    """Where |x| > 5.5 another formula holds, which blocks without such arguments do without."""
     cdef float *out = <float *> out_
     cdef Py_ssize_t block, start, i, m
     cdef int32_t beyond
@@ -203,18 +203,18 @@ cdef void gelu_run_f32(const float *x, out_t out_, Py_ssize_t n) noexcept nogil:
         m = min(<Py_ssize_t> GUARD, n - start)
         beyond = 0
         for i in range(start, start + m):
-            beyond |= x[i] < <float> -5.5
+            beyond |= not (fabsf(x[i]) <= <float> 5.5)
         if beyond:
             for i in range(start, start + m):
                 v = x[i]
-                out[i] = gelu_tail_f32(v) if v < <float> -5.5 else gelu_near_f32(v)
+                out[i] = gelu_near_f32(v) if fabsf(v) <= <float> 5.5 else gelu_tail_f32(v)
         else:
             for i in range(start, start + m):
                 out[i] = gelu_near_f32(x[i])
 
 
 cdef void power_run_f32(const float *x, const float *y, out_t out_, Py_ssize_t n) noexcept nogil:
-    """Blocks of positive normal bases and finite exponents do without the special cases."""
+    """Blocks of positive normal bases and powers do without the special cases; the results are the same."""
     cdef float *out = <float *> out_
     cdef Py_ssize_t block, start, i, m
     cdef int32_t beyond
@@ -223,14 +223,13 @@ cdef void power_run_f32(const float *x, const float *y, out_t out_, Py_ssize_t n
         m = min(<Py_ssize_t> GUARD, n - start)
         beyond = 0
         for i in range(start, start + m):
-            beyond |= not ((x[i] >= <float> 1.1754943508222875e-38) & (x[i] < <float> INFINITY)
-                           & (fabsf(y[i]) < <float> INFINITY))
+            beyond |= not power_is_near(x[i], y[i])
         if beyond:
             for i in range(start, start + m):
                 out[i] = power_f32(x[i], y[i])
         else:
             for i in range(start, start + m):
-                out[i] = power_positive_f32(x[i], y[i])
+                out[i] = power_near_f32(x[i], y[i])
 
 
 cdef int unary_f32(int op, const void *x_, out_t out_, Py_ssize_t n) noexcept nogil:

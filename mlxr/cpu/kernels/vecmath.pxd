@@ -434,8 +434,8 @@ cdef inline float gelu_tanh_f32(float x) noexcept nogil:
 
 
 cdef inline float gelu_near_f32(float x) noexcept nogil:
-    """x Phi(x) for x >= -5.5. With a = |x| and y = a / (a + 4): a Phi(-a) = exp(-a**2/2) y w(y), w a polynomial."""
-    cdef float a = <float> 5.5 if fabsf(x) > <float> 5.5 else fabsf(x)      # beyond, a Phi(-a) is lost in x
+    """x Phi(x) for |x| <= 5.5. With a = |x| and y = a / (a + 4): a Phi(-a) = exp(-a**2/2) y w(y), w a polynomial."""
+    cdef float a = fabsf(x)
     cdef float y = a / (a + <float> 4.0)
     cdef float u = y - <float> 0.319580078
     cdef float w = <float> 0.150594845
@@ -458,8 +458,8 @@ cdef inline float gelu_near_f32(float x) noexcept nogil:
 
 
 cdef inline float gelu_tail_f32(float x) noexcept nogil:
-    """x Phi(x) for x < -5.5, as above with y = a / (a + 3), down to where it is zero."""
-    cdef float a = <float> 14.5 if x < <float> -14.5 else -x
+    """x Phi(x) for x < -5.5, as above with y = a / (a + 3), down to where it is zero; x from 5.5 on."""
+    cdef float a = <float> 14.5 if fabsf(x) > <float> 14.5 else fabsf(x)
     cdef float d = a + <float> 3.0
     cdef float y = a / d
     # what rounding took from y: the remainder of the division over a + 3, whose inverse is (1 - y) / 3
@@ -486,7 +486,8 @@ cdef inline float gelu_tail_f32(float x) noexcept nogil:
     cdef float n = fused_f32(t, <float> 1.4426950408889634, <float> (EXPONENT_MAGIC + 64))
     cdef float tail = exp_tail_f32(t, n - <float> (EXPONENT_MAGIC + 64), <float> -0.5 * fused_f32(a, a, -square))
     cdef float lower = g + fused_f32(g, tail, g_rest)
-    return -(lower * power_of_two_f32(n) * <float> 5.421010862427522e-20)
+    lower = lower * power_of_two_f32(n) * <float> 5.421010862427522e-20
+    return -lower if x < 0 else x
 
 
 cdef inline float erf_f32(float x) noexcept nogil:
@@ -548,8 +549,8 @@ cdef inline float erfinv_f32(float x) noexcept nogil:
     return <float> r if a <= 1.0 else <float> NAN
 
 
-cdef inline float power_of_parts_f32(float f, float e, float y) noexcept nogil:
-    """(2**e (1 + f))**y for f in [-1/3, 1/3]: the logarithm in double, the power in float32."""
+cdef inline double log2_of_parts_d(float f, float e) noexcept nogil:
+    """log2(2**e (1 + f)) for f in [-1/3, 1/3]."""
     cdef float p = <float> -0.1658129791042547
     p = fused_f32(p, f, <float> 0.17607975555910657)
     p = fused_f32(p, f, <float> -0.13755064694398697)
@@ -563,27 +564,40 @@ cdef inline float power_of_parts_f32(float f, float e, float y) noexcept nogil:
     q = fused_f64(q, d, 0.48089843778775937)
     q = fused_f64(q, d, -0.7213475196233946)
     q = fused_f64(q, d, 1.4426950407475274)
-    cdef double t = clamp_d(fused_f64(q, d, <double> e) * <double> y, -160.0, 136.0)
-    cdef double z = t + 6755399441055744.0
-    cdef float r = <float> (t - (z - 6755399441055744.0))
+    return fused_f64(q, d, <double> e)
+
+
+cdef inline float exp2_near_f32(float r) noexcept nogil:
+    """2**r for |r| <= 1/2."""
     cdef float w = <float> 0.00015445391204092204
     w = fused_f32(w, r, <float> 0.001340126521518177)
     w = fused_f32(w, r, <float> 0.009618097334026863)
     w = fused_f32(w, r, <float> 0.055503251061671956)
     w = fused_f32(w, r, <float> 0.24022650729089248)
     w = fused_f32(w, r, <float> 0.6931472077108844)
-    return scale_f32(fused_f32(w, r, <float> 1.0), <uint32_t> double_bits(z))
+    return fused_f32(w, r, <float> 1.0)
 
 
 cdef enum:
     POWER_SPLIT = 0x3f2aaaab    # the bits of 2/3: mantissas are taken from [2/3, 4/3)
 
 
-cdef inline float power_positive_f32(float x, float y) noexcept nogil:
-    """x**y for positive normal x and finite y."""
+cdef inline bint power_is_near(float x, float y) noexcept nogil:
+    """Whether x is positive and normal, and x**y is, too."""
     cdef uint32_t bits = float_bits(x)
     cdef int32_t k = <int32_t> (bits - <uint32_t> POWER_SPLIT) >> 23
-    return power_of_parts_f32(float_from_bits(bits - (<uint32_t> k << 23)) - <float> 1.0, <float> k, y)
+    return (bits - <uint32_t> 0x00800000 < <uint32_t> 0x7f000000) & (
+        fabsf(y) * (fabsf(<float> k) + <float> 1.0) <= <float> 125.0)
+
+
+cdef inline float power_near_f32(float x, float y) noexcept nogil:
+    """x**y where `power_is_near`, as 2**(y log2(x)): the logarithm in double, the power in float32."""
+    cdef uint32_t bits = float_bits(x)
+    cdef int32_t k = <int32_t> (bits - <uint32_t> POWER_SPLIT) >> 23
+    cdef double t = log2_of_parts_d(float_from_bits(bits - (<uint32_t> k << 23)) - <float> 1.0, <float> k) * <double> y
+    cdef double z = t + 6755399441055744.0
+    cdef float value = exp2_near_f32(<float> (t - (z - 6755399441055744.0)))
+    return value * float_from_bits((<uint32_t> double_bits(z) + 127) << 23)
 
 
 cdef inline float power_f32(float x, float y) noexcept nogil:
@@ -596,7 +610,9 @@ cdef inline float power_f32(float x, float y) noexcept nogil:
     cdef float e = <float> k - (<float> 23.0 if subnormal else <float> 0.0)
     e = e if a < <float> INFINITY else a
     e = <float> -INFINITY if a == 0 else e
-    cdef float value = power_of_parts_f32(f, e, y)
+    cdef double t = clamp_d(log2_of_parts_d(f, e) * <double> y, -160.0, 136.0)
+    cdef double z = t + 6755399441055744.0
+    cdef float value = scale_f32(exp2_near_f32(<float> (t - (z - 6755399441055744.0))), <uint32_t> double_bits(z))
     # a negative base: odd integers keep its sign, a fraction has no real power
     cdef bint whole = floorf(y) == y
     cdef float half = y * <float> 0.5
