@@ -1,7 +1,8 @@
-// Sort, argsort and search: stable merge sort of (key, index) pairs.
+// Sort, argsort, partition and search: stable merge sort of (key, index) pairs.
 //
 // Pairs are unequal, since indices are, so any network that sorts them is stable, and every result is one particular
-// permutation. Sorted values are fetched by index at the end, so that they keep their bits (signs of zeros, NaN).
+// permutation. Sorted values are fetched by index at the end, so that they keep their bits (signs of zeros, NaN). A
+// partition is a second sort, by whether an element is less than, equal to or greater than the one that belongs at kth.
 //
 // Memory plan. `sort_blocks`: a threadgroup sorts up to 1024 pairs in threadgroup memory (at most 12 KB) with a bitonic
 // network. `merge_runs`: every element counts, by binary search, what comes before it in the neighbouring run; passes
@@ -18,6 +19,7 @@ constant bool VALUES [[function_constant(2)]];    // the result: elements of x, 
 constant bool LAST [[function_constant(3)]];      // write the result, else pairs
 constant uint LENGTH [[function_constant(4)]];    // pairs of a block: a power of two, 2 to MAX_LENGTH
 constant bool RIGHT [[function_constant(5)]];     // search: count equals too
+constant bool CLASSES [[function_constant(6)]];   // sort_blocks: sort by comparison with the element at kth
 
 constant constexpr uint MAX_LENGTH = 1024;
 
@@ -26,6 +28,8 @@ struct SortParams {
     uint width;     // merge_runs: elements of a sorted run
     int x_step;     // elements from one of a row to the next
     int out_step;
+    uint kth;       // CLASSES: rank of the element that the others are compared with
+    uint unused;
     Strided<2> rows;  // of x and of the result
 };
 
@@ -50,11 +54,13 @@ METAL_FUNC void store_result(device const uchar* x, device uchar* out, constant 
     }
 }
 
-// Grid: (blocks of a row, rows); LENGTH / 2 threads, at least one SIMD group of them.
+// Grid: (blocks of a row, rows); LENGTH / 2 threads, at least one SIMD group of them. `order`: indices of each row's
+// elements in sorted order, for CLASSES.
 template <typename K>
 [[kernel]] void sort_blocks(device const uchar* x [[buffer(0)]], device K* keys_out [[buffer(1)]],
                             device uint* indices_out [[buffer(2)]], device uchar* out [[buffer(3)]],
-                            constant SortParams& p [[buffer(4)]], uint2 group [[threadgroup_position_in_grid]],
+                            device const uint* order [[buffer(4)]], constant SortParams& p [[buffer(5)]],
+                            uint2 group [[threadgroup_position_in_grid]],
                             uint2 local [[thread_position_in_threadgroup]]) {
     threadgroup K keys[MAX_LENGTH];
     threadgroup uint indices[MAX_LENGTH];
@@ -62,10 +68,18 @@ template <typename K>
     const uint first = group.x * LENGTH;
     const bool used = t < LENGTH / 2;
     Walk<2> row(p.rows, group.y);
+    K pivot = K(0);
+    if (CLASSES) {
+        const uint at = order[group.y * p.extent + p.kth];
+        load_key(x, DTYPE, uint(row.at[0] + int(at) * p.x_step), pivot);
+    }
     for (uint k = 2 * t; used && k < 2 * t + 2; ++k) {
         const uint i = first + k;
         K key = ~K(0);
-        if (i < p.extent) load_key(x, DTYPE, uint(row.at[0] + int(i) * p.x_step), key);
+        if (i < p.extent) {
+            load_key(x, DTYPE, uint(row.at[0] + int(i) * p.x_step), key);
+            if (CLASSES) key = key < pivot ? K(0) : key == pivot ? K(1) : K(2);
+        }
         keys[k] = key;
         indices[k] = i < p.extent ? i : 0xffffffffu;  // what fills a block up comes last
     }
@@ -169,7 +183,8 @@ template <typename K>
 
 #define instantiate_sort(K)                                                                                          \
     template [[host_name("sort_blocks_" #K)]] [[kernel]] void sort_blocks<K>(                                        \
-        device const uchar*, device K*, device uint*, device uchar*, constant SortParams&, uint2, uint2);            \
+        device const uchar*, device K*, device uint*, device uchar*, device const uint*, constant SortParams&,       \
+        uint2, uint2);                                                                                               \
     template [[host_name("merge_runs_" #K)]] [[kernel]] void merge_runs<K>(                                          \
         device const uchar*, device const K*, device const uint*, device K*, device uint*, device uchar*,            \
         constant SortParams&, uint2);                                                                                \

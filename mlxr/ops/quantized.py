@@ -745,7 +745,9 @@ def segmented_mm(a, b, /, segments, *, stream=None):
     pairs = reshape(segments, (-1, 2)).tolist()
     parts = [ops.matmul(a[:, start:stop], b[start:stop], stream=stream) for start, stop in pairs]
     shape = (*segments.shape[:-1], a.shape[0], b.shape[1])
-    return reshape(ops.stack(parts), shape) if parts else ops.zeros(shape, promote_types(a.dtype, b.dtype))
+    if not parts:
+        return ops.zeros(shape, promote_types(a.dtype, b.dtype), device=a.device)
+    return reshape(ops.stack(parts), shape)
 
 
 # ------------------------------------------------------------------ 8-bit floats

@@ -459,7 +459,7 @@ def _cumprod_back(needs, g, out, x, axis, reverse, inclusive):
     grad = ops.moveaxis(g, axis, -1)
     if reverse:
         moved, grad = flip(moved, -1), flip(grad, -1)
-    columns = ops.arange(n)
+    columns = ops.arange(n, device=x.device)
     # partial[..., i, j] = product of x[k] for k <= i (k < i if exclusive), k != j, and 0 for j > i.
     rows = reshape(columns, (n, 1))
     limit = rows if inclusive else subtract(rows, 1)
@@ -480,7 +480,7 @@ def _cumextreme_back(largest):
         moved, held, grad = (ops.moveaxis(t, axis, -1) for t in (x, out, g))
         if reverse:
             moved, held, grad = (flip(t, -1) for t in (moved, held, grad))
-        position = ops.arange(n)
+        position = ops.arange(n, device=x.device)
         is_new = (
             equal(moved, held)
             if inclusive

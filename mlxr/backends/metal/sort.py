@@ -39,7 +39,7 @@ def _key(kind: Dtype) -> tuple[str, int]:
 def _launches(
     source: tuple[Argument, int], kind: Dtype, extent: int, x_step: int,
     x_rows: tuple[tuple[int, ...], tuple[int, ...]], out: Tensor | Scratch, out_step: int, out_rows: tuple[int, ...],
-    by_value: bool,
+    by_value: bool, kth: int = 0, order: Scratch | None = None,
 ) -> list[Launch]:
     """Return the launches that sort rows.
 
@@ -60,6 +60,9 @@ def _launches(
     out_rows : tuple of int
         The result's strides in the space of rows.
     by_value : bool
+    kth : int
+    order : Scratch, optional
+        Where given, elements are sorted by comparison with the one at rank `kth`; holds the order of each row.
     """
     x, start = source
     rows = collapse(x_rows[0], x_rows[1], out_rows)
@@ -75,12 +78,12 @@ def _launches(
         width *= 2
 
     def params(run: int) -> bytes:
-        return struct.pack("<2I2i", extent, run, x_step, out_step) + strided(rows, (start, 0))
+        return struct.pack("<2I2i2I", extent, run, x_step, out_step, kth, 0) + strided(rows, (start, 0))
 
     def constants(last: bool) -> tuple[tuple[int, str, Any], ...]:
         return (
             (0, "uint", kind.code), (1, "uint", kind.itemsize), (2, "bool", by_value), (3, "bool", last),
-            (4, "uint", length),
+            (4, "uint", length), (6, "bool", order is not None),
         )
 
     pairs: list[tuple[Argument, Argument]] = [
@@ -88,8 +91,9 @@ def _launches(
     ] or [(out, out)]
     launches = [
         Launch(
-            "sort", f"sort_blocks_{key}", constants(not widths), (x, *pairs[0], out, params(length)),
-            (blocks, rows.size, 1), (max(length // 2, 32), 1, 1),
+            "sort", f"sort_blocks_{key}", constants(not widths),
+            (x, *pairs[0], out, out if order is None else order, params(length)), (blocks, rows.size, 1),
+            (max(length // 2, 32), 1, 1),
         )
     ]
     for turn, width in enumerate(widths):
@@ -111,20 +115,27 @@ def argsorted(keys: View, out: Scratch) -> list[Launch]:
     return _launches((keys.memory, 0), keys.dtype, extent, 1, ((1,), (0,)), out, 1, (0,), False)
 
 
-def _along(op: str, x: Tensor, out: Tensor, axis: int, by_value: bool) -> list[Launch]:
-    """Return the launches that sort a tensor along an axis."""
+def _along(op: str, x: Tensor, out: Tensor, axis: int, by_value: bool, kth: int | None = None) -> list[Launch]:
+    """Return the launches that sort a tensor along an axis, or partition it around rank `kth`."""
     check_dtypes(op, (x,), REAL_DTYPES)
     check_size(op, (x,))
     if not out.size:
         return []
     others = [k for k in range(x.ndim) if k != axis]
     shape = tuple(x.shape[k] for k in others)
+    rows = shape, tuple(x.strides[k] for k in others)
+    extent, step = x.shape[axis], x.strides[axis]
+    source = lowest(op, x, x.shape, x.strides)
     out_strides = row_major(out.shape)
-    return _launches(
-        lowest(op, x, x.shape, x.strides), x.dtype, x.shape[axis], x.strides[axis],
-        (shape, tuple(x.strides[k] for k in others)), out, out_strides[axis], tuple(out_strides[k] for k in others),
-        by_value,
-    )
+    target = out, out_strides[axis], tuple(out_strides[k] for k in others)
+    if kth is None:
+        return _launches(source, x.dtype, extent, step, rows, *target, by_value)
+    order = Scratch(4 * x.size)
+    dense = order, 1, tuple(extent * stride for stride in row_major(shape))
+    return [
+        *_launches(source, x.dtype, extent, step, rows, *dense, False),
+        *_launches(source, x.dtype, extent, step, rows, *target, by_value, kth, order),
+    ]
 
 
 @plan("sort")
@@ -141,14 +152,14 @@ def argsort(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], params: tup
 
 @plan("partition")
 def partition(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], params: tuple[Any, ...]) -> list[Launch]:
-    """Plan a partition as a sort, which is one; params (kth, axis)."""
-    return _along("partition", inputs[0], outputs[0], params[1], True)
+    """Plan the elements less than that of rank kth, its equals, then the rest, each in their order; (kth, axis)."""
+    return _along("partition", inputs[0], outputs[0], params[1], True, params[0])
 
 
 @plan("argpartition")
 def argpartition(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], params: tuple[Any, ...]) -> list[Launch]:
-    """Plan a partition as a sort, which is one; params (kth, axis)."""
-    return _along("argpartition", inputs[0], outputs[0], params[1], False)
+    """Plan the indices that partition; params (kth, axis)."""
+    return _along("argpartition", inputs[0], outputs[0], params[1], False, params[0])
 
 
 @plan("searchsorted")
