@@ -137,7 +137,7 @@ class MetalBackend(Backend):
         """Give `out` a storage that holds the bytes of `source`."""
         view = memoryview(source).cast("B")
         nbytes = len(view)
-        if nbytes <= VALUE_BYTES:
+        if 0 < nbytes <= VALUE_BYTES:
             memory = Memory(nbytes, None, bytes(view))
         else:
             address = np.frombuffer(view, np.uint8).ctypes.data
@@ -235,11 +235,10 @@ class MetalBackend(Backend):
                     continue
                 if isinstance(argument, (Scratch, Fault)):
                     memory, offset = self._scratch(argument, work, made), 0
-                elif isinstance(argument, At):
-                    memory, offset = place(argument.tensor)
-                    offset += argument.offset
                 else:
-                    memory, offset = place(argument)
+                    x, beyond = argument if isinstance(argument, At) else (argument, 0)
+                    memory, offset = place(x)
+                    offset = offset + beyond if x.size else 0  # an empty view may begin at the end
                 if memory.handle is None:
                     batch.value(memory.value[offset:])
                 else:
