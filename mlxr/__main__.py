@@ -137,7 +137,7 @@ def smoke(arguments: argparse.Namespace) -> int:
     reduced = "stand-in" in facts
     jobs: list[tuple[str, Callable[[], str]]] = []
     if device != "cpu":
-        title = f"first {LOSSES} losses" + (" at a reduced size" if reduced else "")
+        title = f"first {LOSSES} losses" + (", small" if reduced else "")
         jobs.append((title, lambda: _compare_losses(folder / EXAMPLES[0], device, 32 if reduced else 256)))
 
     def run(name: str) -> str:

@@ -263,7 +263,8 @@ def frameworks() -> Path:
     key = source_hash("executor/*", "msl/interface.h", "objc/*", "include/**/*.h", "toolchain.py")[:16]
     common = ["-O2", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter"]
     objc = [*objective_cxx_flags(), "-x", "objective-c++", *common, "-Wno-objc-root-class"]
-    defines = [f'-DSTANDIN_PYTHON="{sys.executable}"', f'-DSTANDIN_COMPILER="{HERE / "compiler.py"}"']
+    defines = [f'-DSTANDIN_PYTHON="{sys.executable}"', f'-DSTANDIN_COMPILER="{HERE / "compiler.py"}"',
+               f'-DSTANDIN_EXECUTOR="{executor()}"']  # fmt: skip
 
     def make(out: Path) -> None:
         folder = out.parent

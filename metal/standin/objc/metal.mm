@@ -127,7 +127,9 @@ bool compile(const std::string &source, std::string &result) {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, in[0], 0);
     posix_spawn_file_actions_adddup2(&actions, out[1], 1);
-    const char *arguments[] = {STANDIN_PYTHON, STANDIN_COMPILER, s.checked ? "--checked" : "--plain", nullptr};
+    // It compiles for the executor of its checkout, which has to be the one that is loaded here.
+    const char *arguments[] = {STANDIN_PYTHON, STANDIN_COMPILER, s.checked ? "--checked" : "--plain",
+                               "--executor=" STANDIN_EXECUTOR, nullptr};
     pid_t child = 0;
     const int failed = posix_spawn(&child, STANDIN_PYTHON, &actions, nullptr, const_cast<char **>(arguments), environ);
     posix_spawn_file_actions_destroy(&actions);
