@@ -80,6 +80,23 @@ def test_a_kernel_of_one_tap_is_a_matrix_product_bit_for_bit():
     assert mx.all(mx.conv2d(x, w) == x @ mx.reshape(w, (9, 40)).T).item()
 
 
+# Groups of few output channels are computed in bundles: one bundle, several, and a last one that is not full.
+@pytest.mark.parametrize(("groups", "cin", "cout"), [(3, 2, 4), (16, 4, 4), (19, 3, 2), (40, 1, 3), (9, 5, 1)])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.float64])
+def test_groups_are_convolutions_of_their_own_bit_for_bit(groups, cin, cout, dtype):
+    rng = np.random.default_rng(groups)
+    x = mx.array(rng.standard_normal((2, 7, 9, groups * cin)).astype(np.float32)).astype(dtype)
+    w = mx.array(rng.standard_normal((groups * cout, 3, 2, cin)).astype(np.float32)).astype(dtype)
+    settings = {"stride": (1, 2), "padding": (1, 0), "dilation": (2, 1)}
+    whole = mx.conv2d(x, w, groups=groups, **settings)
+    parts = [
+        mx.conv2d(x[..., g * cin : (g + 1) * cin], w[g * cout : (g + 1) * cout], **settings) for g in range(groups)
+    ]
+    assert mx.array_equal(whole, mx.concatenate(parts, axis=-1)).item()
+    flipped = mx.conv2d(mx.contiguous(x[..., ::-1])[..., ::-1], w, groups=groups, **settings)
+    assert mx.array_equal(whole, flipped).item()
+
+
 def test_an_image_does_not_depend_on_the_others_of_its_batch():
     x = mx.random.normal((4, 9, 9, 8), key=mx.random.key(1))
     w = mx.random.normal((8, 3, 3, 8), key=mx.random.key(2))

@@ -12,6 +12,9 @@ and the micro-kernel walks along them: neighbouring taps of a row are neighbours
 are resolved by phases: outputs `phases` apart see the same taps and read positions q apart, so no product with an
 inserted zero is made. What limits it: the multiply-adds, as long as there are 16 or so output channels in a group.
 
+Groups of a few output channels are computed in bundles that fill the lanes. Kept rows then hold, for every channel, one
+element a lane, that of the lane's own group: a load in the place of a broadcast.
+
 Depthwise (one channel per group, in and out): lanes are channels; it is limited by the loads, two per multiply-add.
 """
 from cpython.pycapsule cimport PyCapsule_New
@@ -44,6 +47,10 @@ cdef extern from "conv_block.h" nogil:
                                  double *, Py_ssize_t) noexcept
     const conv_fn_f32 conv_blocks_f32[1][2]
     const conv_fn_f64 conv_blocks_f64[1][2]
+    const conv_fn_f32 spread_blocks_f32[1][2]
+    const conv_fn_f64 spread_blocks_f64[1][2]
+    void spread_f32(const float *x, Py_ssize_t groups, Py_ssize_t cin, Py_ssize_t cout, float *dst) noexcept
+    void spread_f64(const double *x, Py_ssize_t groups, Py_ssize_t cin, Py_ssize_t cout, double *dst) noexcept
     void depthwise_f32(const float *x, const Py_ssize_t *xs, const float *w, const Py_ssize_t *ws, Py_ssize_t count,
                        float *chain) noexcept
     void depthwise_f64(const double *x, const Py_ssize_t *xs, const double *w, const Py_ssize_t *ws, Py_ssize_t count,
@@ -63,11 +70,15 @@ cdef extern from *:
     static inline void conv_barrier(void) {
     #pragma omp barrier
     }
+    static inline void prefetch_lines(const char *p, Py_ssize_t bytes) {
+        for (Py_ssize_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + line, 0, 3);
+    }
     static inline Py_ssize_t conv_take(Py_ssize_t *counter) {
         return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
     }
     """
     void conv_barrier() noexcept nogil
+    void prefetch_lines(const char *p, Py_ssize_t bytes) noexcept nogil
     Py_ssize_t conv_take(Py_ssize_t *counter) noexcept nogil
 
 ctypedef fused real:
@@ -80,6 +91,8 @@ cdef enum:
     UNIT_ROWS = 32              # output rows per unit
     TAP_BATCH = 32              # depthwise: taps whose lanes are converted before they are multiplied
     SERIAL_FLOPS = 1 << 21      # below this, one thread
+    AHEAD = 6                   # positions between reading channels of a bundle and asking for them
+    BUNDLE_CHANNELS = 512       # input channels of a bundle of groups, at most
 
 # A run of the micro-kernel, of either type: their layouts agree.
 cdef struct Run:
@@ -104,6 +117,8 @@ cdef struct Plan:
     int dtype
     Py_ssize_t size             # bytes of an element of x, w, out
     Py_ssize_t cin, cout        # channels of a group
+    Py_ssize_t bundle           # groups computed together
+    Py_ssize_t blocks, lanes    # such bundles, and output channels of one (the last may have fewer)
     Py_ssize_t groups, outer_taps, inner_taps, taps, k
     Py_ssize_t in_last, out_last, rows          # extents of the last axis; rows: N * outer output positions
     Py_ssize_t phases, q        # outputs `phases` apart read inputs q apart
@@ -192,15 +207,20 @@ cdef void make_plan(Plan *p, const ConvArgs *args) noexcept nogil:
     nr = GEMM_NR_f64 if p.dtype == FLOAT64 else GEMM_NR_f32
     size = 8 if p.dtype == FLOAT64 else 4
     p.threads = 1 if 2.0 * args.out.size * p.k < SERIAL_FLOPS else args.threads
-    p.strips = ceil_div(p.cout, nr)
+    p.bundle = 1
+    if not depthwise(p) and p.cout <= nr // 8 and nr // p.cout * p.cin <= BUNDLE_CHANNELS:
+        p.bundle = min(nr // p.cout, p.groups)
+    p.blocks = ceil_div(p.groups, p.bundle)
+    p.lanes = p.bundle * p.cout
+    p.strips = ceil_div(p.lanes, nr)
     longest = ceil_div(p.out_last, p.phases)
     p.chunks = ceil_div(longest, UNIT_PIXELS)
     p.chunk = ceil_div(longest, p.chunks)
     p.unit_rows = min(UNIT_ROWS, max(1, UNIT_PIXELS // p.chunk))
-    while p.unit_rows > 1 and p.phases * p.groups * p.chunks * ceil_div(p.rows, p.unit_rows) < 4 * p.threads:
+    while p.unit_rows > 1 and p.phases * p.blocks * p.chunks * ceil_div(p.rows, p.unit_rows) < 4 * p.threads:
         p.unit_rows = ceil_div(p.unit_rows, 2)
     p.row_units = ceil_div(p.rows, p.unit_rows)
-    p.units = p.phases * p.groups * p.chunks * p.row_units
+    p.units = p.phases * p.blocks * p.chunks * p.row_units
     p.strip_parts = 1
     if p.units < p.threads:
         p.strip_parts = min(p.strips, ceil_div(p.threads, p.units))
@@ -208,15 +228,16 @@ cdef void make_plan(Plan *p, const ConvArgs *args) noexcept nogil:
 
     p.span = (p.chunk - 1) * p.q + (p.inner_taps - 1) * args.kernel_dilation[p.axes - 1] // dilation + 1
     # Rows of A a multiple of 2 KiB apart would share the ways of a few sets of the L1 cache.
-    p.pitch = p.cin + (64 // size if p.cin * size % 2048 == 0 else 0)
-    p.in_place = (p.size == size and p.pitch == args.x.strides[p.axes] and args.x.strides[p.axes + 1] == 1
-                  and <uintptr_t>args.x.data % <size_t>size == 0)
+    p.pitch = p.cin * (nr if p.bundle > 1 else 1)
+    p.pitch += 64 // size if p.pitch * size % 2048 == 0 else 0
+    p.in_place = (p.bundle == 1 and p.size == size and p.pitch == args.x.strides[p.axes]
+                  and args.x.strides[p.axes + 1] == 1 and <uintptr_t>args.x.data % <size_t>size == 0)
     per_block = min(p.outer_taps, KC // max(1, p.inner_taps * p.cin) + 2)
     p.slots = p.unit_rows * per_block
     p.run_limit = min(per_block * p.inner_taps, KC)
     p.ld = p.strips * nr
-    p.direct = p.size == size and p.cout % (nr // 2) == 0
-    p.weight_bytes = round_up(p.groups * p.strips * p.k * nr * size, 64)
+    p.direct = p.size == size and p.lanes % (nr // 2) == 0 and p.groups % p.bundle == 0
+    p.weight_bytes = round_up(p.blocks * p.strips * p.k * nr * size, 64)
     p.row_bytes = round_up(p.slots * p.span * p.pitch * size, 64)
     p.sums_bytes = round_up(p.unit_rows * p.chunk * p.ld * size, 64)
     p.list_bytes = round_up(
@@ -226,6 +247,11 @@ cdef void make_plan(Plan *p, const ConvArgs *args) noexcept nogil:
         p.weight_bytes = round_up(round_up(p.groups, DEPTHWISE_LANES) * p.taps * size, 64)
         p.row_bytes = p.sums_bytes = 0
         p.list_bytes = round_up(2 * (p.outer_taps + p.taps) * sizeof(Py_ssize_t), 64)
+
+
+cdef inline Py_ssize_t lanes_of(const Plan *p, Py_ssize_t block) noexcept nogil:
+    """Output channels of a bundle of groups."""
+    return min(p.lanes, p.groups * p.cout - block * p.lanes)
 
 
 cdef inline Py_ssize_t own_bytes(const Plan *p) noexcept nogil:
@@ -262,16 +288,16 @@ cdef inline Py_ssize_t weight_tap(const Plan *p, Py_ssize_t tap) noexcept nogil:
 
 
 cdef void pack_weights(Plan *p, real *packed) noexcept nogil:
-    """[group][strip][k][lane], the strips shared among the team."""
+    """[block][strip][k][lane], the strips shared among the team."""
     cdef const ArrayRef *w = p.args.w
     cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
     cdef Py_ssize_t strip = conv_take(&p.packed), tap, o, n
     cdef const char *src
     cdef real *dst
-    while strip < p.groups * p.strips:
+    while strip < p.blocks * p.strips:
         o = strip % p.strips * nr
-        n = min(nr, p.cout - o)
-        o += strip // p.strips * p.cout
+        n = min(nr, lanes_of(p, strip // p.strips) - o)
+        o += strip // p.strips * p.lanes
         for tap in range(p.taps):
             src = w.data + (o * w.strides[0] + weight_tap(p, tap)) * p.size
             dst = packed + (strip * p.k + tap * p.cin) * nr
@@ -339,8 +365,23 @@ cdef Py_ssize_t input_row(const Plan *p, Py_ssize_t number) noexcept nogil:
     return at
 
 
-cdef void keep_row(const Plan *p, const char *base, Py_ssize_t first, real *dst) noexcept nogil:
-    """Positions first .. first + span of an input row as [position][channel], zero outside."""
+cdef void spread_position(const Plan *p, const char *src, Py_ssize_t groups, real *dst) noexcept nogil:
+    """One position's channels of a bundle of groups, one element a lane. They are a few cache lines of a position, so
+    the hardware does not foresee the next ones."""
+    cdef Py_ssize_t sk = p.args.x.strides[p.axes + 1]
+    cdef real channels[BUNDLE_CHANNELS]
+    prefetch_lines(src + AHEAD * p.args.x.strides[p.axes] * p.size, groups * p.cin * sk * p.size)
+    if real is float:
+        row_to_f32(p.dtype, src, sk, groups * p.cin, channels)
+        spread_f32(channels, groups, p.cin, p.cout, dst)
+    else:
+        row_to_f64(p.dtype, src, sk, groups * p.cin, channels)
+        spread_f64(channels, groups, p.cin, p.cout, dst)
+
+
+cdef void keep_row(const Plan *p, const char *base, Py_ssize_t first, Py_ssize_t groups, real *dst) noexcept nogil:
+    """Positions first .. first + span of an input row as [position][channel], zero outside; of a bundle of `groups`, as
+    [position][channel][lane]."""
     cdef const ArrayRef *x = p.args.x
     cdef Py_ssize_t sw = x.strides[p.axes], sk = x.strides[p.axes + 1]
     cdef Py_ssize_t begin = max(first, 0), end = min(first + p.span, p.in_last), position
@@ -351,6 +392,10 @@ cdef void keep_row(const Plan *p, const char *base, Py_ssize_t first, real *dst)
     memset(dst + (end - first) * p.pitch, 0, (first + p.span - end) * p.pitch * sizeof(real))
     dst += (begin - first) * p.pitch
     src = base + begin * sw * p.size
+    if p.bundle > 1:
+        for position in range(end - begin):
+            spread_position(p, src + position * sw * p.size, groups, dst + position * p.pitch)
+        return
     if sk == 1 and sw == p.cin and p.pitch == p.cin:
         if real is float:
             row_to_f32(p.dtype, src, 1, (end - begin) * p.cin, dst)
@@ -364,13 +409,13 @@ cdef void keep_row(const Plan *p, const char *base, Py_ssize_t first, real *dst)
             row_to_f64(p.dtype, src + position * sw * p.size, sk, p.cin, dst + position * p.pitch)
 
 
-cdef const real *kept_row(const Plan *p, Own *own, Py_ssize_t number, Py_ssize_t group, Py_ssize_t first,
+cdef const real *kept_row(const Plan *p, Own *own, Py_ssize_t number, Py_ssize_t block, Py_ssize_t first,
                           real *tag) noexcept nogil:
     """Positions first .. first + span of an input row: where they lie, or from a slot, filled now unless it has them.
     No row that was asked for in this block of k is thrown out of its slot: there are enough of them."""
     cdef Py_ssize_t slot = number % p.slots
     cdef const char *base = (p.args.x.data + (input_row(p, number)
-                                              + group * p.cin * p.args.x.strides[p.axes + 1]) * p.size)
+                                              + block * p.bundle * p.cin * p.args.x.strides[p.axes + 1]) * p.size)
     cdef real *row
     if p.in_place and first >= 0 and first + p.span <= p.in_last:
         return <const real *>base + first * p.pitch
@@ -378,7 +423,7 @@ cdef const real *kept_row(const Plan *p, Own *own, Py_ssize_t number, Py_ssize_t
         slot = slot + 1 if slot + 1 < p.slots else 0
     row = <real *>own.rows + slot * p.span * p.pitch
     if own.tags[slot] != number:
-        keep_row(p, base, first, row)
+        keep_row(p, base, first, lanes_of(p, block) // p.cout, row)
         own.tags[slot] = number
     own.stamps[slot] = own.stamp
     return row
@@ -387,11 +432,11 @@ cdef const real *kept_row(const Plan *p, Own *own, Py_ssize_t number, Py_ssize_t
 # ---------------------------------------------------------------- a unit: products
 
 cdef void describe_row(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t number, Py_ssize_t phase, Py_ssize_t first,
-                       Py_ssize_t group) noexcept nogil:
+                       Py_ssize_t block) noexcept nogil:
     cdef Row *row = own.row + r
     cdef const Py_ssize_t *outer = own.outer_index + r * p.outer_taps
     cdef Py_ssize_t channels = p.groups * p.cout, last
-    row.out = (number * p.out_last + phase + first * p.phases) * channels + group * p.cout
+    row.out = (number * p.out_last + phase + first * p.phases) * channels + block * p.lanes
     row.outer = find_outer(p, number, own.outer_index + r * p.outer_taps, own.outer_row + r * p.outer_taps)
     row.first_block = 0
     row.last_block = -1
@@ -401,10 +446,11 @@ cdef void describe_row(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t number,
         row.last_block = ((last + 1) * p.cin - 1) // KC
 
 
-cdef void find_runs(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t group, Py_ssize_t first, Py_ssize_t block,
+cdef void find_runs(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t bundle, Py_ssize_t first, Py_ssize_t block,
                     const real *weights) noexcept nogil:
-    """The runs of a row for a block of k. `weights` is strip 0 of the group, [k][lane]."""
+    """The runs of a row for a block of k. `weights` is strip 0 of the bundle of groups, [k][lane]."""
     cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
+    cdef Py_ssize_t each = nr if p.bundle > 1 else 1     # elements of a kept row for one k
     cdef Row *row = own.row + r
     cdef Run *run = own.runs + r * p.run_limit - 1
     cdef Py_ssize_t low = first * p.q + own.inner[0].position, o, i, k, begin, end, block_end = (block + 1) * KC
@@ -420,15 +466,15 @@ cdef void find_runs(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t group, Py_
             continue
         if k >= block_end:
             break
-        kept = kept_row[real](p, own, own.outer_row[r * p.outer_taps + o], group, low, NULL)
+        kept = kept_row[real](p, own, own.outer_row[r * p.outer_taps + o], bundle, low, NULL)
         for i in range(own.inner_count):
             tap = own.inner + i
             begin = max(block * KC, k + tap.index * p.cin)
             end = min(block_end, k + (tap.index + 1) * p.cin)
             if begin >= end:
                 continue
-            a = kept + (tap.position - own.inner[0].position) * p.pitch + begin - k - tap.index * p.cin
-            if (row.runs and <const real *>run.a + run.n == a
+            a = kept + (tap.position - own.inner[0].position) * p.pitch + (begin - k - tap.index * p.cin) * each
+            if (row.runs and <const real *>run.a + run.n * each == a
                     and <const real *>run.b + run.n * nr == weights + begin * nr):
                 run.n += end - begin
             else:
@@ -445,9 +491,11 @@ cdef void multiply_row(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t strip, 
     cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
     cdef const Row *row = own.row + r
     cdef const Run *runs = own.runs + r * p.run_limit
-    cdef Py_ssize_t i = 0, m, at, vectors = 2 if p.cout - strip * nr > nr // 2 else 1
+    cdef Py_ssize_t i = 0, m, at, vectors = 2 if p.lanes - strip * nr > nr // 2 else 1
     cdef Py_ssize_t out_step = p.phases * p.groups * p.cout, step = p.q * p.pitch, ldd
     cdef real *sums = <real *>own.sums + r * p.chunk * p.ld + strip * nr
+    cdef conv_fn_f32 block_f32
+    cdef conv_fn_f64 block_f64
     cdef const real *add
     cdef real *dst
     if row.runs == 0:
@@ -463,9 +511,11 @@ cdef void multiply_row(const Plan *p, Own *own, Py_ssize_t r, Py_ssize_t strip, 
             dst = sums + i * p.ld
             ldd = p.ld
         if real is float:
-            conv_blocks_f32[m - 1][vectors - 1](<const conv_run_f32 *>runs, row.runs, at, step, add, p.ld, dst, ldd)
+            block_f32 = spread_blocks_f32[m - 1][vectors - 1] if p.bundle > 1 else conv_blocks_f32[m - 1][vectors - 1]
+            block_f32(<const conv_run_f32 *>runs, row.runs, at, step, add, p.ld, dst, ldd)
         else:
-            conv_blocks_f64[m - 1][vectors - 1](<const conv_run_f64 *>runs, row.runs, at, step, add, p.ld, dst, ldd)
+            block_f64 = spread_blocks_f64[m - 1][vectors - 1] if p.bundle > 1 else conv_blocks_f64[m - 1][vectors - 1]
+            block_f64(<const conv_run_f64 *>runs, row.runs, at, step, add, p.ld, dst, ldd)
         i += mr
 
 
@@ -502,8 +552,8 @@ cdef void run_unit(const Plan *p, Own *own, Py_ssize_t unit, const real *weights
     cdef Py_ssize_t nr = GEMM_NR_f32 if real is float else GEMM_NR_f64
     cdef Py_ssize_t part = unit % p.strip_parts, rest = unit // p.strip_parts
     cdef Py_ssize_t row_unit = rest % p.row_units, key = rest // p.row_units
-    cdef Py_ssize_t first = key % p.chunks * p.chunk, group = key // p.chunks % p.groups
-    cdef Py_ssize_t phase = key // (p.chunks * p.groups)
+    cdef Py_ssize_t first = key % p.chunks * p.chunk, bundle = key // p.chunks % p.blocks
+    cdef Py_ssize_t phase = key // (p.chunks * p.blocks)
     cdef Py_ssize_t n = min(p.chunk, ceil_div(p.out_last - phase, p.phases) - first)
     cdef Py_ssize_t rows = min(p.unit_rows, p.rows - row_unit * p.unit_rows)
     cdef Py_ssize_t strip_begin = p.strips * part // p.strip_parts, strip_end = p.strips * (part + 1) // p.strip_parts
@@ -518,19 +568,19 @@ cdef void run_unit(const Plan *p, Own *own, Py_ssize_t unit, const real *weights
             own.tags[slot] = -1
             own.stamps[slot] = -1
     for r in range(rows):
-        describe_row(p, own, r, row_unit * p.unit_rows + r, phase, first, group)
-    weights += (group * p.strips + strip_begin) * p.k * nr
+        describe_row(p, own, r, row_unit * p.unit_rows + r, phase, first, bundle)
+    weights += (bundle * p.strips + strip_begin) * p.k * nr
     for block in range(ceil_div(p.k, KC)):
         own.stamp += 1
         for r in range(rows):
-            find_runs(p, own, r, group, first, block, weights)
+            find_runs(p, own, r, bundle, first, block, weights)
         for strip in range(strip_begin, strip_end):
             if strip > strip_begin:
                 next_strip(p, own, rows, 1, <real *>NULL)
             for r in range(rows):
                 multiply_row(p, own, r, strip, block, n, mr, <real *>NULL)
     for r in range(rows):
-        finish_row(p, own, r, n, strip_begin * nr, min(strip_end * nr, p.cout), <real *>NULL)
+        finish_row(p, own, r, n, strip_begin * nr, min(strip_end * nr, lanes_of(p, bundle)), <real *>NULL)
 
 
 cdef void gemm_work(Plan *p, char *shared, char *memory, bint team, real *tag) noexcept nogil:
