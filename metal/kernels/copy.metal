@@ -68,9 +68,10 @@ struct TransposeParams {
 };
 
 template <typename T>
-[[kernel]] void transpose(device const T* x [[buffer(0)]], device T* out [[buffer(1)]],
-                          constant TransposeParams& p [[buffer(2)]], uint3 tile [[threadgroup_position_in_grid]],
-                          uint3 local [[thread_position_in_threadgroup]]) {
+[[kernel]] void transpose_tiles(device const T* x [[buffer(0)]], device T* out [[buffer(1)]],
+                                constant TransposeParams& p [[buffer(2)]],
+                                uint3 tile [[threadgroup_position_in_grid]],
+                                uint3 local [[thread_position_in_threadgroup]]) {
     threadgroup T block[TILE * (TILE + 1)];  // a word more per row, so that columns lie in different banks
     const uint row0 = tile.y * TILE;
     const uint column0 = tile.x * TILE;
@@ -96,7 +97,7 @@ template <typename T>
 #define instantiate_copy(name, T)                                                                                    \
     template [[host_name("copy_" name)]] [[kernel]] void copy<T>(device const T*, device T*, constant Strided<2>&,   \
                                                                  uint);                                              \
-    template [[host_name("transpose_" name)]] [[kernel]] void transpose<T>(                                          \
+    template [[host_name("transpose_" name)]] [[kernel]] void transpose_tiles<T>(                                    \
         device const T*, device T*, constant TransposeParams&, uint3, uint3);
 
 instantiate_copy("1", uchar)

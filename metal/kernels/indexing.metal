@@ -42,7 +42,8 @@ kernel void find_offsets(device const uchar* indices [[buffer(0)]], device int* 
     const uint from = uint(walk.at[0]);
     long index;
     if (DTYPE == DT_UINT64) {
-        index = long(min(((device const ulong*)indices)[from], 0x7ffffffffffffffful));
+        const ulong word = ((device const ulong*)indices)[from];
+        index = word > 0x7ffffffffffffffful ? 0x7fffffffffffffffl : long(word);  // out of range as it is
     } else {
         index = load_as<long>(indices, DTYPE, DT_INT64, from);
     }
