@@ -6,6 +6,7 @@ from mlxr.core.device import Device
 from mlxr.core.tensor import Tensor
 from mlxr.shim import Array, Library
 
+SIZES: tuple[int, int]
 UNARY: dict[str, int]
 BINARY: dict[str, int]
 REDUCE: dict[str, int]

@@ -11,8 +11,8 @@ never changed. Knows storages, layouts and the shim's binding; must not know abo
 """
 cimport cython
 from cpython.list cimport PyList_GET_ITEM
-from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport free, realloc
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
 
 import ctypes
 import math
@@ -59,7 +59,7 @@ cdef enum:
     CONSTANT_LIMIT = 256    # scalars that are kept, for programs that never stop making new ones
 
 
-# mlxr_instr of the shim's header; test_upstream.py compares the size with the binding's.
+# mlxr_instr and mlxr_program of the shim's header; test_upstream.py compares the sizes with the binding's.
 cdef struct Step:
     unsigned int size
     int32_t op
@@ -68,6 +68,25 @@ cdef struct Step:
     int32_t nints
     int32_t floats
     int32_t nfloats
+
+
+cdef struct Program:
+    unsigned int size
+    int32_t ninputs
+    int32_t ninstrs
+    int32_t nresults
+    int32_t nints
+    int32_t nfloats
+    const Step *instrs
+    const int32_t *results
+    const int64_t *ints
+    const double *floats
+
+
+# mlxr_run(), called without ctypes: a program that waits for a result must not hold the GIL.
+ctypedef int32_t (*Run)(const Program *, const uint64_t *, int32_t, uint64_t *) noexcept nogil
+
+SIZES = sizeof(Step), sizeof(Program)
 
 
 @cython.final
@@ -116,7 +135,9 @@ cdef class Recorder:
     cdef Py_ssize_t nints, int_room
     cdef double *floats
     cdef Py_ssize_t nfloats, float_room
+    cdef Run call
     cdef readonly object lock
+    cdef object acquire, release    # the lock's methods: a `with` statement looks them up each time
 
     def __cinit__(self):
         self.steps = NULL
@@ -125,8 +146,10 @@ cdef class Recorder:
 
     def __init__(self, lib, int stream):
         self.lib = lib
+        self.call = <Run><size_t>ctypes.cast(lib.functions.mlxr_run, ctypes.c_void_p).value
         self.stream = stream
         self.lock = threading.RLock()
+        self.acquire, self.release = self.lock.acquire, self.lock.release
         self.values = []
         self.inputs = []
 
@@ -193,34 +216,37 @@ cdef class Recorder:
 
     cdef list flush(self):
         """Build what was recorded. Returns the values that somebody still holds."""
-        cdef Py_ssize_t n = len(self.values), i, k
         cdef list values = self.values, inputs = self.inputs, alive = []
+        cdef int32_t ninputs = <int32_t>len(inputs)
+        cdef int32_t *operand
+        cdef Py_ssize_t i, k
         self.values = []
         self.inputs = []
         self.epoch += 1
-        if n:
+        for i in range(len(values)):
             # The list holds one reference; what has no other is a temporary of the program.
-            results = np.array(
-                [i for i in range(n) if PyList_GET_ITEM(values, i).ob_refcnt > 1], np.int32
-            )
-            for i in range(n):
-                for k in range(4):
-                    if self.steps[i].operands[k] >= 0:
-                        self.steps[i].operands[k] += <int32_t>len(inputs)
-                    elif self.steps[i].operands[k] <= -2:
-                        self.steps[i].operands[k] = -2 - self.steps[i].operands[k]
-            self.build(values, inputs, results)
-            alive = [values[i] for i in results]
+            if PyList_GET_ITEM(values, i).ob_refcnt > 1:
+                alive.append(<object>PyList_GET_ITEM(values, i))
+            for k in range(4):
+                operand = &self.steps[i].operands[k]
+                if operand[0] >= 0:
+                    operand[0] += ninputs
+                elif operand[0] <= -2:
+                    operand[0] = -2 - operand[0]
+        if values:
+            self.build(values, inputs, alive)
         self.nints = 0
         self.nfloats = 0
         return alive
 
-    cdef int build(self, list values, list inputs, results) except -1:
-        cdef Py_ssize_t n = len(values), i
-        arrays = self.run(0, n, inputs, results + len(inputs))
+    cdef int build(self, list values, list inputs, list alive) except -1:
+        """Give arrays, or errors, to the values that are alive."""
+        cdef Py_ssize_t n = len(values), i, k
+        cdef Value value
+        cdef list arrays = self.run(0, n, inputs, [len(inputs) + value.number for value in alive])
         if arrays is not None:
-            for i, array in zip(results, arrays):
-                (<Value>values[i]).array = array
+            for value, array in zip(alive, arrays):
+                value.array = array
             return 0
         # Some step is wrong. One by one: it fails, and what depends on it, and nothing else.
         built = list(inputs)
@@ -231,33 +257,50 @@ cdef class Recorder:
                 if self.steps[i].operands[k] in failures:
                     error = failures[self.steps[i].operands[k]]
             if error is None:
-                present = [a if a is not None else built[0] for a in built]
-                arrays = self.run(i, 1, present, np.array([len(built)], np.int32))
+                arrays = self.run(i, 1, [a if a is not None else built[0] for a in built], [len(built)])
                 if arrays is None:
                     f = self.lib.functions
                     error = error_for(f.mlxr_last_error_code(), f.mlxr_last_error().decode(errors="replace"))
+            value = values[i]
             if error is None:
                 built.append(arrays[0])
-                (<Value>values[i]).array = arrays[0]
+                value.array = arrays[0]
             else:
                 failures[len(built)] = error
                 built.append(None)
-                (<Value>values[i]).error = error
+                value.error = error
         return 0
 
-    cdef object run(self, Py_ssize_t first, Py_ssize_t count, list inputs, results):
+    cdef list run(self, Py_ssize_t first, Py_ssize_t count, list inputs, list numbers):
         """Run steps as a program; returns the arrays, or None where the shim refuses."""
-        numbers = np.ascontiguousarray(results, np.int32)
-        handles = np.array([a.value for a in inputs], np.uint64)
-        out = np.empty(max(len(numbers), 1), np.uint64)
-        program = abi.Program(
-            size=ctypes.sizeof(abi.Program), ninputs=len(inputs), ninstrs=count, nresults=len(numbers),
-            nints=self.nints, nfloats=self.nfloats, instrs=<size_t>&self.steps[first], results=numbers.ctypes.data,
-            ints=<size_t>self.ints, floats=<size_t>self.floats,
-        )
-        if self.lib.functions.mlxr_run(ctypes.byref(program), handles.ctypes.data, self.stream, out.ctypes.data):
-            return None
-        return [Array(int(handle)) for handle in out[: len(numbers)]]
+        cdef Py_ssize_t ninputs = len(inputs), nresults = len(numbers), i
+        cdef uint64_t *handles = <uint64_t *>malloc(8 * ninputs + 12 * nresults + 1)
+        cdef uint64_t *out = handles + ninputs
+        cdef int32_t *results = <int32_t *>(out + nresults)
+        cdef int32_t status
+        cdef Program program
+        if handles == NULL:
+            raise OutOfMemoryError(f"no memory for the operands of {count} steps")
+        try:
+            for i in range(ninputs):
+                handles[i] = inputs[i].value
+            for i in range(nresults):
+                results[i] = numbers[i]
+            program.size = sizeof(Program)
+            program.ninputs = <int32_t>ninputs
+            program.ninstrs = <int32_t>count
+            program.nresults = <int32_t>nresults
+            program.nints = <int32_t>self.nints
+            program.nfloats = <int32_t>self.nfloats
+            program.instrs = &self.steps[first]
+            program.results = results
+            program.ints = self.ints
+            program.floats = self.floats
+            with nogil:
+                status = self.call(&program, handles, self.stream, out)
+            return None if status else [Array(out[i]) for i in range(nresults)]
+        finally:
+            free(handles)
 
 
 cdef void *_grown(void *block, Py_ssize_t *room, Py_ssize_t need, size_t size) except NULL:
@@ -410,7 +453,7 @@ cdef class UpstreamBackend(Backend):
         with self.recorder.lock:
             target = self.view(x)
             alive = self.recorder.flush()
-        arrays = [value.array for value in alive if value.array is not None]
+        arrays = [value.array for value in alive if value is not target and value.array is not None]
         self.lib.eval(self.recorder.array(target), *arrays)
 
     def synchronize(self):
@@ -423,17 +466,21 @@ cdef class UpstreamBackend(Backend):
 
     cdef int unary(self, Primitive p, int compute, Tensor x, Tensor out) except -1:
         op = UNARY.get(p.name)
-        with self.recorder.lock:
+        self.recorder.acquire()
+        try:
             if op is not None:
                 value = self.recorder.record(op, (self.view(x),), shape_tuple(out), out.ref.dtype)
             else:
                 value = self.composed(p, out, self.view(x))
             self.give(out, value)
+        finally:
+            self.recorder.release()
         return 0
 
     cdef int binary(self, Primitive p, int compute, Tensor x, Tensor y, Tensor out) except -1:
         op = BINARY.get(p.name)
-        with self.recorder.lock:
+        self.recorder.acquire()
+        try:
             if op is not None:
                 value = self.recorder.record(op, (self.view(x), self.view(y)), shape_tuple(out), out.ref.dtype)
             elif p.name == "equal_nan":
@@ -441,6 +488,8 @@ cdef class UpstreamBackend(Backend):
             else:
                 self.missing(p, (x, y))
             self.give(out, value)
+        finally:
+            self.recorder.release()
         return 0
 
     cdef int run(self, Primitive p, tuple inputs, tuple outputs, tuple params) except -1:

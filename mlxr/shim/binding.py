@@ -89,6 +89,9 @@ class Description(NamedTuple):
         return bool(self.flags & abi.FLAG_SHARED)
 
 
+_NOTHING = ctypes.c_uint64(0)
+
+
 @functools.cache
 def _packer(count: int, kind: str) -> Any:
     return struct.Struct(f"{count}{kind}").pack
@@ -106,8 +109,8 @@ def _handles(arrays: Sequence[Array]) -> bytes:
     return _packer(len(arrays), "Q")(*[a.value for a in arrays])
 
 
-def _optional(array: Array | None) -> Array | int:
-    return 0 if array is None else array
+def _optional(array: Array | None) -> ctypes.c_uint64:
+    return _NOTHING if array is None else array
 
 
 class Library(Native):
@@ -129,6 +132,11 @@ class Library(Native):
     def __init__(self, path: pathlib.Path) -> None:
         super().__init__(path, UPSTREAM_FUNCTIONS, dict.fromkeys(abi.MAKERS, Array))
         f = self.functions
+        # Where handles and small numbers are all that goes in, ctypes may go by the arguments' own types: looking up how
+        # to convert each costs more than the call. An int in place of a handle loses its generation, and is refused.
+        for name in abi.MAKERS:
+            if set(abi.PROTOTYPES[name][1]) <= {ctypes.c_uint64, ctypes.c_int32}:
+                getattr(f, name).argtypes = None
         self.upstream_version: str = f.mlxr_upstream_version_loaded().decode()
         self._owners: dict[int, Any] = {}
         self._next_token = 1
@@ -305,11 +313,17 @@ class Library(Native):
 
     def unary(self, op: int, a: Array, *, stream: int = 0) -> Array:
         """``abi.ABS`` ... ``abi.IMAG``."""
-        return self._made(self.functions.mlxr_unary(op, a, stream))
+        array = self.functions.mlxr_unary(op, a, stream)
+        if not array:
+            self.fail()
+        return array
 
     def binary(self, op: int, a: Array, b: Array, *, stream: int = 0) -> Array:
         """``abi.ADD`` ... ``abi.RIGHT_SHIFT``."""
-        return self._made(self.functions.mlxr_binary(op, a, b, stream))
+        array = self.functions.mlxr_binary(op, a, b, stream)
+        if not array:
+            self.fail()
+        return array
 
     def divmod(self, a: Array, b: Array, *, stream: int = 0) -> tuple[Array, Array]:
         """Quotient and remainder."""
