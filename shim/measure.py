@@ -105,17 +105,16 @@ def products(device: str, n: int) -> Ways:
     return {"upstream's Python": upstream, "mlxr's tensors": tensors}
 
 
-def interleaved(ways: Ways, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way, one after the other in each round."""
+def interleaved(ways: Ways, rounds: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each way, one after the other in each round, `repeats` times in a row: caches and workers are warm."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        for _ in range(3):
-            way()
     for _ in range(rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
             way()
-            times[name].append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for _ in range(repeats):
+                way()
+            times[name].append((time.perf_counter() - start) / repeats)
     return times
 
 
@@ -123,18 +122,18 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="mlx:cpu", choices=["mlx:cpu", "mlx:gpu"])
-    parser.add_argument("--rounds", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--matmul", type=int, metavar="N", help="time a bfloat16 product of N by N instead")
     options = parser.parse_args()
     mx.set_default_device(mx.gpu if options.device == "mlx:gpu" else mx.cpu)
     if options.matmul:
         n = options.matmul
         print(f"a product of two {n} x {n} bfloat16 matrices on {options.device}; TFLOP/s")
-        times = interleaved(products(options.device, n), options.rounds)
+        times = interleaved(products(options.device, n), options.rounds, 1)
         figures = {name: 2 * n**3 / statistics.median(values) / 1e12 for name, values in times.items()}
     else:
         print(f"{LENGTH} lazy additions of 1024 float32 on {options.device}, evaluated once; microseconds for each")
-        times = interleaved(chains(options.device), options.rounds)
+        times = interleaved(chains(options.device), options.rounds, 8)
         figures = {name: statistics.median(values) / LENGTH * 1e6 for name, values in times.items()}
     base = times["upstream's Python"]
     for name, values in times.items():
