@@ -211,6 +211,21 @@ def test_pickles_and_lists(on_metal):
     assert mx.array(True).item() is True
 
 
+def test_writing_in_place(on_metal, backend):
+    x = mx.array(np.arange(100, dtype=np.float32)) + 0.0
+    backend.write(x[10:20], mx.array(np.float32(-1)))
+    backend.write(x[50:52], mx.array(np.array([7, 8], np.int32)))
+    expected = np.arange(100, dtype=np.float32)
+    expected[10:20], expected[50:52] = -1, [7, 8]
+    np.testing.assert_array_equal(np.array(x), expected)
+
+
+def test_bfloat16_and_pieces_of_memory_that_end_where_a_buffer_does(on_metal):
+    x = mx.arange(1024, dtype=mx.float32)
+    assert np.array(mx.sum(x[1024:])) == 0
+    assert np.array(mx.array([1.5, -2.0], dtype=mx.bfloat16) * 2).tolist() == [3, -4]
+
+
 # ---- when things run
 
 

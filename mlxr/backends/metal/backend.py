@@ -151,7 +151,10 @@ class MetalBackend(Backend):
         storage, address, nbytes = host_block(x)
         if not self.runtime.can_share(address, nbytes):
             return False
-        memory = Memory(nbytes, self.runtime.share(storage, address, nbytes))
+        try:
+            memory = Memory(nbytes, self.runtime.share(storage, address, nbytes))
+        except UnsupportedOpError:
+            return False  # whole pages, but of a kind that the device does not take
         # From now on x's memory is copied before it is written, and `x` keeps its storage for others.
         freeze(x)
         view_like(x, out, memory, 0, nbytes)
