@@ -9,16 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from mlxr.core import device as _device
-from mlxr.core.storage import (
-    clear_cache,
-    get_active_memory,
-    get_cache_memory,
-    get_peak_memory,
-    reset_peak_memory,
-    set_cache_limit,
-    set_memory_limit,
-    set_wired_limit,
-)
+from mlxr.core.storage import set_wired_limit
+from mlxr.shim import abi
 
 if TYPE_CHECKING:
     from mlxr.backends.metal.backend import MetalBackend
@@ -93,3 +85,45 @@ def counters() -> dict[str, int]:
         are those of ``mlxr_metal_counters`` in shim/include/mlxr_shim.h.
     """
     return _backend().runtime.counters()
+
+
+# The figures below are the device's; those of the host have the same names in ``mlxr``.
+
+
+def _memory(figure: int) -> int:
+    return _backend().runtime.memory(figure) if is_available() else 0
+
+
+def get_active_memory() -> int:
+    """Return the bytes in Metal buffers that are in use; memory that the host shares with Metal is the host's."""
+    return _memory(abi.MEMORY_ACTIVE)
+
+
+def get_peak_memory() -> int:
+    """Return the largest value that :func:`get_active_memory` had since the start or the last reset."""
+    return _memory(abi.MEMORY_PEAK)
+
+
+def reset_peak_memory() -> None:
+    """Set the peak to zero; it rises again with the next buffer."""
+    _backend().runtime.set_memory(abi.MEMORY_PEAK, 0)
+
+
+def get_cache_memory() -> int:
+    """Return the bytes of freed buffers that are kept for reuse."""
+    return _memory(abi.MEMORY_CACHE)
+
+
+def set_cache_limit(limit: int) -> int:
+    """Set how many bytes of freed buffers may be kept for reuse; return the previous limit."""
+    return _backend().runtime.set_memory(abi.MEMORY_CACHE_LIMIT, limit)
+
+
+def set_memory_limit(limit: int) -> int:
+    """Set where freed buffers are given back before more memory is asked for; return the previous limit."""
+    return _backend().runtime.set_memory(abi.MEMORY_LIMIT, limit)
+
+
+def clear_cache() -> None:
+    """Give all kept buffers back to the device."""
+    _backend().runtime.clear_cache()

@@ -211,8 +211,7 @@ def build_metal(output: pathlib.Path, *, extra: list[str] | None = None, jobs: i
     extra = extra or []
     common = [*COMMON_FLAGS, f"-I{HERE / 'include'}", *extra]
     if sys.platform == "darwin":
-        # Metal 3.1, the first one with bfloat, came with macOS 14. A program that is not linked with CoreGraphics gets no
-        # default device.
+        # Metal 3.1, the first one with bfloat, came with macOS 14. Without CoreGraphics there is no default device.
         what, command, objective = "Apple's frameworks", compiler(), ["-fobjc-arc"]
         common += ["-mmacosx-version-min=14.0"]
         frameworks = ["-mmacosx-version-min=14.0"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import mlxr as mx
+from mlxr import __main__ as command_line
 from mlxr import nn, optimizers
 from mlxr.core.device import backend_of
 from mlxr.core.interop import to_device
@@ -431,6 +432,27 @@ def test_mx_metal(backend, on_metal, tmp_path):
         mx.metal.start_capture(str(tmp_path / "x.gputrace"))
 
 
+def test_memory_of_the_device(backend, on_metal):
+    gc.collect()
+    backend.synchronize()
+    mx.metal.clear_cache()
+    active = mx.metal.get_active_memory()
+    x = mx.ones((1 << 18,)) + 1.0
+    mx.eval(x)
+    assert mx.metal.get_active_memory() >= active + x.nbytes
+    assert mx.metal.get_peak_memory() >= active + x.nbytes
+    del x
+    backend.runtime.collect()
+    assert mx.metal.get_active_memory() == active
+    assert mx.metal.get_cache_memory() >= 1 << 20
+    limit = mx.metal.set_cache_limit(0)
+    assert mx.metal.get_cache_memory() == 0
+    assert mx.metal.set_cache_limit(limit) == 0
+    mx.metal.set_memory_limit(mx.metal.set_memory_limit(1 << 30))
+    mx.metal.reset_peak_memory()
+    assert mx.metal.get_peak_memory() == 0
+
+
 def test_threads(on_metal):
     x = np.arange(256, dtype=np.float32)
 
@@ -643,6 +665,13 @@ def test_a_training_run_follows_the_cpu():
         return losses, model.parameters()
 
     agree(run, rtol=1e-3, atol=1e-4)
+
+
+def test_the_example_trains_as_on_the_cpu(backend):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("tqdm", reason="tqdm is not installed")
+    verdict = command_line._compare_losses(REPOSITORY / "examples" / "digits.py", DEVICE, 32)
+    assert verdict.startswith("ok"), verdict
 
 
 def test_an_error_is_one_of_mlxrs(on_metal, standin):
