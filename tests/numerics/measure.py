@@ -187,8 +187,8 @@ def joined(parts: list[tuple[Task, Measured]], dtype: str) -> dict:
     wrong = next((m for m in found if m.wrong), found[0])
     return {
         "count": sum(m.count for m in found),
-        "ulp": up(worst.worst), "at": list(worst.at[:count]),
-        "tiny": up(tiny.worst_tiny), "tiny_at": list(tiny.tiny_at[:count]),
+        "ulp": up(worst.worst), "at": list(worst.at[:count]) if worst.worst > 0.5 else [],
+        "tiny": up(tiny.worst_tiny), "tiny_at": list(tiny.tiny_at[:count]) if tiny.worst_tiny > 0.5 else [],
         "not_nearest": sum(m.not_nearest for m in found),
         "wrong": sum(m.wrong for m in found), "wrong_at": list(wrong.wrong_at[:count]) if wrong.wrong else [],
         "reference": max(m.reference for m in found),

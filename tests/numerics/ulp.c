@@ -70,11 +70,15 @@ typedef struct {
 } Format;
 
 typedef struct {
-    double worst;      /* the largest error in ULP where the result is normal or infinite ... */
-    double worst_tiny; /* ... and where it is zero or subnormal: there an ULP is the smallest number */
-    double reference;  /* the largest difference between the two references, in ULP, where both were computed */
-    uint64_t count, not_nearest, wrong;   /* results; those off by more than half an ULP; those of the wrong class */
-    float at[2], tiny_at[2], wrong_at[2]; /* operands of the first worst result, and of the first wrong one */
+    /* The largest error in ULP where the result is normal or infinite, and where it is zero or subnormal: there an ULP
+     * is the smallest number. Of float32 only errors beyond 0.5 are told apart; others are 0 or 0.5. */
+    double worst, worst_tiny;
+    /* the largest difference between the two references, in ULP, where both were computed */
+    double reference;
+    /* results; those off by more than half an ULP; those of the wrong class */
+    uint64_t count, not_nearest, wrong;
+    /* operands of the first worst results beyond 0.5, and of the first of the wrong class */
+    float at[2], tiny_at[2], wrong_at[2];
 } Measured;
 
 typedef void Reference(const float *a, const float *b, const float *got, ptrdiff_t n, double *out);
@@ -118,6 +122,18 @@ static inline double from_bits(uint64_t bits) {
     return x;
 }
 
+static inline float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline uint32_t bits_of_float(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
 /* 1 / ULP at r */
 static inline double scale_at(double r, const Format *f) {
     int64_t exponent = (int64_t)(bits_of(r) >> 52 & 0x7ff) - 1023;
@@ -145,48 +161,53 @@ static void note(const float *a, const float *b, ptrdiff_t i, float *at) {
 }
 
 /* Compare results with the reference of a function, and join what is found to `m`. `first` numbers the first result
- * among all of a run: it decides which references are checked. */
+ * among all of a run: it decides which references are checked.
+ *
+ * Most results are the float32 nearest to the reference, which is quickly seen; that makes an error of half an ULP, if
+ * not of zero. The others, and all of narrower formats, are looked at one by one. */
 void ulp_compare(int function, const float *a, const float *b, const float *got, ptrdiff_t n, uint64_t first,
                  const Format *format, Measured *m) {
     const Format f = *format;
-    double wanted[BLOCK], errors[BLOCK];
+    double wanted[BLOCK];
+    uint32_t differs[BLOCK];
     double tiny = from_bits((uint64_t)(1023 + f.lowest) << 52);
+    int narrow = f.digits < 23;
     /* Where logaddexp is near zero, its operands' own rounding is far more than an ULP of it: it is held to theirs. */
     int cancels = FUNCTIONS[function].block == block_logaddexp;
     for (ptrdiff_t start = 0; start < n; start += BLOCK) {
         ptrdiff_t count = n - start < BLOCK ? n - start : BLOCK;
         const float *x = a + start, *y = b + start, *g = got + start;
         FUNCTIONS[function].block(x, y, g, count, wanted);
-        double worst = 0, worst_tiny = 0;
-        uint64_t not_nearest = 0;
-#pragma omp simd reduction(max : worst, worst_tiny) reduction(+ : not_nearest)
+        uint32_t others = 0, inexact = 0, inexact_tiny = 0;
+#pragma omp simd reduction(+ : others, inexact, inexact_tiny)
         for (ptrdiff_t i = 0; i < count; i++) {
-            double larger = (double)(x[i] > y[i] ? x[i] : y[i]);
-            double unit = cancels && !(fabs(larger) <= fabs(wanted[i])) && larger - larger == 0 ? larger : wanted[i];
-            double e = error_of((double)g[i], wanted[i], unit, &f);
-            errors[i] = e;
-            not_nearest += e > 0.5000001;
-            int is_tiny = (fabs(wanted[i]) < tiny) & (e < INFINITY);
-            double plain = is_tiny ? 0.0 : e, small = is_tiny ? e : 0.0;
-            worst = plain > worst ? plain : worst;
-            worst_tiny = small > worst_tiny ? small : worst_tiny;
+            uint32_t nan = (g[i] != g[i]) & (wanted[i] != wanted[i]);
+            differs[i] = (bits_of_float(g[i]) != bits_of_float((float)wanted[i])) & ~nan;
+            others += differs[i];
+            uint32_t rounded = ((double)g[i] != wanted[i]) & ~nan, small = fabs(wanted[i]) < tiny;
+            inexact += rounded & ~small;
+            inexact_tiny += rounded & small;
         }
         m->count += (uint64_t)count;
-        m->not_nearest += not_nearest;
-        if (worst > m->worst || worst_tiny > m->worst_tiny) {
-            for (ptrdiff_t i = 0; i < count; i++) {
-                if (errors[i] == (double)INFINITY) {
-                    if (m->wrong == 0) note(x, y, i, m->wrong_at);
-                    m->wrong++;
-                } else if (fabs(wanted[i]) < tiny) {
-                    if (errors[i] > m->worst_tiny) {
-                        m->worst_tiny = errors[i];
-                        note(x, y, i, m->tiny_at);
-                    }
-                } else if (errors[i] > m->worst) {
-                    m->worst = errors[i];
-                    note(x, y, i, m->at);
+        if (inexact && m->worst < 0.5 && !narrow) m->worst = 0.5;
+        if (inexact_tiny && m->worst_tiny < 0.5 && !narrow) m->worst_tiny = 0.5;
+        for (ptrdiff_t i = 0; (others || narrow) && i < count; i++) {
+            if (!differs[i] && !narrow) continue;
+            double w = wanted[i], larger = (double)(x[i] > y[i] ? x[i] : y[i]);
+            int held_to_larger = cancels && fabs(larger) > fabs(w) && isfinite(larger);
+            double e = error_of((double)g[i], w, held_to_larger ? larger : w, &f);
+            m->not_nearest += e > 0.5000001;
+            if (e == (double)INFINITY) {
+                if (m->wrong == 0) note(x, y, i, m->wrong_at);
+                m->wrong++;
+            } else if (fabs(w) < tiny) {
+                if (e > m->worst_tiny) {
+                    m->worst_tiny = e;
+                    note(x, y, i, m->tiny_at);
                 }
+            } else if (e > m->worst) {
+                m->worst = e;
+                note(x, y, i, m->at);
             }
         }
         uint64_t from = first + (uint64_t)start;
@@ -200,18 +221,6 @@ void ulp_compare(int function, const float *a, const float *b, const float *got,
 }
 
 /* ---- operands ---------------------------------------------------------------------------------------------------- */
-
-static inline float float_of(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static inline uint32_t bits_of_float(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
 
 /* The floats whose bits are first, first + stride, ... */
 void ulp_bits(uint64_t first, uint64_t stride, ptrdiff_t n, float *out) {
