@@ -91,20 +91,20 @@ typecheck: $(VENV)/ready-dev $(BUILT) ## mypy over the package, and the stubs ag
 build: $(VENV)/ready $(BUILT) ## compile in place, for every instruction set (MLXR_BUILD_ISA=native: only this machine's)
 
 bench: $(VENV)/ready-bench $(ASV_MACHINE) ## measure HEAD with asv, in an environment of its own (BENCH=regular expression: a part)
-	cd asv_bench && ../$(BIN)/asv run --show-stderr --machine '$(MACHINE)' --bench '$(BENCH)' 'HEAD^!'
+	cd asv_bench && $(BUILD_CC) ../$(BIN)/asv run --show-stderr --machine '$(MACHINE)' --bench '$(BENCH)' 'HEAD^!'
 
 bench-quick: $(VENV)/ready-bench $(BUILT) $(ASV_MACHINE) ## run every benchmark of this working tree once, to see that it runs
 	cd asv_bench && ../$(BIN)/asv run --python=same --quick --launch-method=forkserver --show-stderr --machine '$(MACHINE)' --bench '$(BENCH)'
 
 bench-compare: $(VENV)/ready-bench $(ASV_MACHINE) ## fail if HEAD is over 10% slower than BASE=revision, in two measurements
-	$(BIN)/python asv_bench/compare.py '$(or $(BASE),$(error bench-compare needs BASE=revision))' \
+	$(BUILD_CC) $(BIN)/python asv_bench/compare.py '$(or $(BASE),$(error bench-compare needs BASE=revision))' \
 		--machine '$(MACHINE)' --bench '$(BENCH)'
 
 dashboard: $(VENV)/ready-bench $(ASV_MACHINE) ## measure the last COMMITS commits and all tags where that is missing; HTML in .asv/html
 	@mkdir -p .asv
 	git rev-list --first-parent --max-count='$(COMMITS)' HEAD > .asv/commits
 	git tag --list | xargs -r -n 1 git rev-list -n 1 >> .asv/commits
-	cd asv_bench && ../$(BIN)/asv run --skip-existing-commits --show-stderr --machine '$(MACHINE)' --bench '$(BENCH)' \
+	cd asv_bench && $(BUILD_CC) ../$(BIN)/asv run --skip-existing-commits --show-stderr --machine '$(MACHINE)' --bench '$(BENCH)' \
 		HASHFILE:../.asv/commits
 	cd asv_bench && ../$(BIN)/asv publish
 
