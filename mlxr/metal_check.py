@@ -1,8 +1,8 @@
 """``python -m mlxr.metal_check file.metal``: check Metal kernels on a machine without Metal.
 
-The work is done by the software stand-in, which is part of mlxr's source tree (``metal/standin``) and not of its wheels;
-``MLXR_METAL_STANDIN`` names it where it lies elsewhere. It needs clang 19. This module only finds it: what it checks, and
-what it cannot know, is in ``docs/metal.md``.
+The work is done by the software stand-in, which is part of mlxr's source tree (``metal/standin``) and not of its
+wheels; ``MLXR_METAL_STANDIN`` names it where it lies elsewhere. It needs clang 19. This module only finds it: what it
+checks, and what it cannot know, is in ``docs/metal.md``.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ A file says in comments how its kernels are to be run::
     // metal-check: run reduce grid=2,1,1 group=128 0=half[4096] 1=float[2] tg0=512 fc0=true fc1=2.5
 
 ``grid`` counts threadgroups. Buffers are given by their index: ``type[count]`` is filled with seeded random values,
-``type[count]=value`` with one value, ``type:value,type:value`` is a struct, ``none`` stays unbound. ``tgN`` is the length of
-threadgroup memory in bytes and ``fcN`` the value of a function constant. Nothing here knows mlxr.
+``type[count]=value`` with one value, ``type:value,type:value`` is a struct, ``none`` stays unbound. ``tgN`` is the
+length of threadgroup memory in bytes and ``fcN`` the value of a function constant. Nothing here knows mlxr.
 """
 
 from __future__ import annotations

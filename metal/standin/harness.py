@@ -1,7 +1,7 @@
 """Runs kernels without the Metal API: for their tests and for ``mlxr.metal_check``.
 
-`Library` compiles one ``.metal`` file and launches its kernels on arrays; `run_launches` runs a plan of such launches. It
-knows NumPy and the executor's C interface, and nothing of mlxr.
+`Library` compiles one ``.metal`` file and launches its kernels on arrays; `run_launches` runs a plan of such launches.
+It knows NumPy and the executor's C interface, and nothing of mlxr.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .toolchain import HERE, compile_kernels, executor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["CheckError", "CompileError", "Library", "StandinError", "ToolchainError", "run_launches"]
+__all__ = ["CheckError", "CompileError", "DeletedBarrier", "Library", "StandinError", "ToolchainError", "run_launches"]
 
 ORDERS = ("forward", "reverse", "shuffled")
 KERNELS = HERE.parent / "kernels"
@@ -48,6 +48,9 @@ class _Launch(ctypes.Structure):
         ("seed", ctypes.c_uint32),
         ("threads", ctypes.c_uint32),
         ("time_limit", ctypes.c_double),
+        ("deleted_file", ctypes.c_char_p),
+        ("deleted_line", ctypes.c_int32),
+        ("deleted_count", ctypes.POINTER(ctypes.c_uint32)),
     ]
 
 
@@ -79,6 +82,44 @@ def _executor() -> ctypes.CDLL:
 
 def _three(values: Sequence[int]) -> list[int]:
     return [*map(int, values), 1, 1, 1][:3]
+
+
+class DeletedBarrier:
+    """A barrier that launches pass as if it were not there, while this is entered: what the checker has to notice.
+
+    Attributes
+    ----------
+    reached : int
+        How often threads came to it.
+    """
+
+    def __init__(self, file: str | Path, line: int) -> None:
+        self._file, self._line, self._count = str(file).encode(), line, ctypes.c_uint32(0)
+
+    @property
+    def reached(self) -> int:
+        """Return how often threads came to it."""
+        return self._count.value
+
+    def fields(self) -> dict[str, Any]:
+        """Return what a launch is told of it."""
+        return {
+            "deleted_file": self._file,
+            "deleted_line": self._line,
+            "deleted_count": ctypes.pointer(self._count),
+        }
+
+    def __enter__(self) -> DeletedBarrier:
+        global _deleted
+        _deleted = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _deleted
+        _deleted = None
+
+
+_deleted: DeletedBarrier | None = None
 
 
 class Library:
@@ -214,6 +255,7 @@ class Library:
             seed=seed,
             threads=threads,
             time_limit=time_limit,
+            **({} if _deleted is None else _deleted.fields()),
         )
         error = _Error()
         if self._executor.standin_run(self._module, ctypes.byref(launch), ctypes.byref(error)):

@@ -1,13 +1,14 @@
 """Rewrites one file of Metal Shading Language to C++ for the host.
 
-Clang's preprocessor expands macros and includes; what is left is tokens, which are rewritten one by one, so that lines
-stay where they are and every message names the place in the ``.metal`` file. This module knows Metal's grammar as far as
-it differs from C++: attributes, kernels, address spaces, function constants, threadgroup variables, literals. It knows
-nothing of how the result is compiled or run, and refuses what Apple's compiler would refuse and C++ would not.
+Clang's preprocessor expands macros and includes; what is left is tokens, which are rewritten one by one, so that
+lines stay where they are and every message names the place in the ``.metal`` file. This module knows Metal's grammar as
+far as it differs from C++: attributes, kernels, address spaces, function constants, threadgroup variables, literals. It
+knows nothing of how the result is compiled or run, and refuses what Apple's compiler would refuse and C++ would not.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -296,7 +297,7 @@ class Rewriter:
         self.diagnostics.append(Diagnostic(token.file, token.line, message))
 
     def check_recursion(self) -> None:
-        """Refuse functions that come back to themselves; overloads and templates, which may only seem to, are left alone."""
+        """Refuse functions that come back to themselves; overloads and templates may only seem to."""
         single = {name: calls[0] for name, calls in self.calls.items() if len(calls) == 1}
         for name in single:
             reached: set[str] = set()
@@ -332,6 +333,7 @@ class Rewriter:
 
     @staticmethod
     def opens_scope(head: list[Token]) -> bool:
+        """Return whether what follows are declarations: of a namespace, or of extern "C"."""
         words = [t.text for t in visible(head)]
         return "namespace" in words or (words[0] == "extern" and len(words) == 2)
 
@@ -373,7 +375,7 @@ class Rewriter:
         if not any(t.text == "template" for t in visible(head)[:1]):
             code = visible(body)
             called = {
-                t.text for t, after in zip(code, code[1:], strict=False) if t.kind == "word" and after.text == "("
+                t.text for t, after in itertools.pairwise(code) if t.kind == "word" and after.text == "("
             }
             self.calls.setdefault(name.text, []).append(called)
             self.positions[name.text] = name
@@ -397,8 +399,8 @@ class Rewriter:
     def check_declared_pointers(self, words: list[Token], members: bool = False) -> None:
         """Refuse pointers and references without an address space in declarations and casts inside of `words`.
 
-        ``T *p =`` at the beginning of a statement, ``T *p;`` among the members of a struct, ``(T *)x`` and ``<T *>`` are
-        declarations or casts whatever T is; other uses of ``*`` and ``&`` are left to the address-space lint.
+        ``T *p =`` at the beginning of a statement, ``T *p;`` among the members of a struct, ``(T *)x`` and ``<T *>``
+        are declarations or casts whatever T is; other uses of ``*`` and ``&`` are left to the address-space lint.
         """
         for i, token in enumerate(words):
             if token.kind != "operator" or token.text not in ("*", "&") or i + 1 >= len(words):
@@ -555,6 +557,7 @@ class Rewriter:
 
     @staticmethod
     def newlines(tokens: list[Token]) -> str:
+        """Return the line breaks among the tokens, so that what follows keeps its line."""
         return "".join("\n" * t.text.count("\n") for t in tokens if t.blank)
 
     # ---------------------------------------------------------------- tokens
@@ -722,7 +725,7 @@ class Rewriter:
                 arguments.append(f"threadgroup<{kind}>(a.threadgroup[{role.argument}])")
                 descriptions.append(
                     f'describe<{kind}>(Parameter::Threadgroup, {role.argument}, {present}, "{parameter.name}")'
-                )  # noqa: E501
+                )
             elif role.name in POSITIONS:
                 arguments.append(f"position<{kind}>({POSITIONS[role.name]})")
                 positions.append(f"dimensions<{kind}>()")
@@ -734,7 +737,8 @@ class Rewriter:
         return "\n".join(
             [
                 f'namespace k{n} {{\n#line {instance.token.line} "{file}"',
-                f"typedef decltype(&::{instance.expression}) F; template <int I> using P = typename parameter<I, F>::type; "
+                f"typedef decltype(&::{instance.expression}) F; "
+                "template <int I> using P = typename parameter<I, F>::type; "
                 'static_assert(std::is_same<returns<F>::type, void>::value, "a kernel returns void"); '
                 + (
                     f'static_assert({same}, "the positions of a kernel have the same number of components");'

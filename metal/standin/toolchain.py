@@ -1,4 +1,4 @@
-"""Compiles: the executor, kernel files, Objective-C++ sources; and keeps what it compiled, by the hash of all that went in.
+"""Compiles the executor, kernel files and Objective-C++ sources, and keeps what it compiled by the hash of its sources.
 
 It knows clang's flags and the folder of products. It knows nothing of kernels' semantics or of running them.
 """
@@ -37,7 +37,8 @@ METAL_HEADERS = (
 #: Warnings that are errors in kernels: each is a bug, or something that Apple's compiler refuses.
 KERNEL_ERRORS = (
     "return-type", "uninitialized", "sometimes-uninitialized", "infinite-recursion", "array-bounds", "vla-extension",
-    "vla-cxx-extension", "shift-count-overflow", "shift-count-negative", "division-by-zero", "undefined-internal", "c99-designator",
+    "vla-cxx-extension", "shift-count-overflow", "shift-count-negative", "division-by-zero",
+    "undefined-internal", "c99-designator",
 )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def run(command: Sequence[str], text: str | None = None) -> str:
 
 
 def parse_messages(text: str) -> list[Diagnostic]:
-    """Return the errors in clang's output; those inside of the stand-in's library are moved to where kernels call it."""
+    """Return the errors in clang's output; those inside of the stand-in's library are moved to its caller."""
     found: list[Diagnostic] = []
     for line in text.splitlines():
         match = _MESSAGE.fullmatch(line)
@@ -79,7 +80,7 @@ def parse_messages(text: str) -> list[Diagnostic]:
 
 
 def products() -> Path:
-    """Return the folder of everything compiled: MLXR_STANDIN_CACHE, the checkout's build folder, or the user's cache."""
+    """Return the folder of products: MLXR_STANDIN_CACHE, the checkout's build folder, or the user's cache."""
     named = os.environ.get("MLXR_STANDIN_CACHE")
     if named:
         folder = Path(named)
@@ -116,7 +117,7 @@ def store(path: Path, make: object) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             temporary = Path(folder) / path.name
             make(temporary)  # type: ignore[operator]
-            os.replace(temporary, path)
+            temporary.replace(path)
     return path
 
 
@@ -158,7 +159,8 @@ def swizzles(width: int) -> str:
 def kernel_flags(checked: bool) -> list[str]:
     """Return the flags that kernel files are compiled with."""
     flags = [
-        "-std=c++17", "-fdeclspec", "-fsigned-char", "-fno-finite-loops", "-fno-exceptions", "-fno-rtti", "-ffp-contract=on",
+        "-std=c++17", "-fdeclspec", "-fsigned-char", "-fno-finite-loops", "-fno-exceptions", "-fno-rtti",
+        "-ffp-contract=on",
         "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-gline-tables-only", "-gdwarf-4", *architecture(),
         "-Xclang", "-ffloat16-excess-precision=none", "-Xclang", "-fbfloat16-excess-precision=none",
         f"-DSTANDIN_CHECKED={'true' if checked else 'false'}",
@@ -210,8 +212,8 @@ def preprocess(path: Path, include: Iterable[Path] = ()) -> str:
     defines = ["-D__METAL__=1", "-D__METAL_VERSION__=310", "-D__METAL_MACOS__=1", "-D__HAVE_BFLOAT__=1", "-U__linux__",
                "-Ulinux", "-U__gnu_linux__", "-Uunix", "-U__unix__"]  # fmt: skip
     folders = [option for one in include for option in ("-I", str(one))]
-    return run([clang(), "-E", "-x", "c++", "-std=c++17", "-nostdinc", "-nostdinc++", "-isystem", str(folder), *folders, *defines,
-                str(path)])  # fmt: skip
+    return run([clang(), "-E", "-x", "c++", "-std=c++17", "-nostdinc", "-nostdinc++", "-isystem", str(folder), *folders,
+                *defines, str(path)])  # fmt: skip
 
 
 def compile_kernels(path: Path, checked: bool = False, include: Iterable[Path] = ()) -> Path:
@@ -259,7 +261,7 @@ def objective_cxx_flags() -> list[str]:
 
 @cache
 def frameworks() -> Path:
-    """Return the shared library with the Objective-C runtime, Foundation and Metal; it needs the executor's beside it."""
+    """Return the shared library with the Objective-C runtime, Foundation and Metal; it needs the executor's."""
     key = source_hash("executor/*", "msl/interface.h", "objc/*", "include/**/*.h", "toolchain.py")[:16]
     common = ["-O2", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter"]
     objc = [*objective_cxx_flags(), "-x", "objective-c++", *common, "-Wno-objc-root-class"]
@@ -272,8 +274,8 @@ def frameworks() -> Path:
         for name, flags in (("foundation", ["-fno-objc-arc"]), ("metal", defines)):
             run([clang(), *objc, *flags, "-c", str(HERE / f"objc/{name}.mm"), "-o", str(folder / f"{name}.o")])
         objects = [str(folder / f"{name}.o") for name in ("runtime", "foundation", "metal")]
-        run([clang(), "-shared", *objects, "-o", str(out), str(executor()), f"-Wl,-rpath,{executor().parent}", "-Wl,-z,defs",
-             "-ldl", "-lpthread"])  # fmt: skip
+        run([clang(), "-shared", *objects, "-o", str(out), str(executor()), f"-Wl,-rpath,{executor().parent}",
+             "-Wl,-z,defs", "-ldl", "-lpthread"])  # fmt: skip
 
     return store(products() / key / "libmlxr_standin_metal.so", make)
 

@@ -45,14 +45,16 @@ bool checking;
 const char *image_begin, *image_end;
 
 Region make_region(void *memory, size_t size, std::string name, bool threadgroup, uint8_t *initialised) {
-    Region r{static_cast<char *>(memory), size, std::make_unique<Cell[]>(size), std::move(name), threadgroup,
+    Region r{static_cast<char *>(memory), size,       std::make_unique<Cell[]>(size), std::move(name), threadgroup,
              threadgroup || initialised,  initialised};
     for (size_t i = 0; initialised && i < size; ++i)
         r.cells[i].initialised = initialised[i];
     return r;
 }
 
-std::string who(uint32_t thread) { return describe_thread(thread / kMaxThreads, worker->group, thread % kMaxThreads); }
+std::string who(uint32_t thread) {
+    return describe_thread(thread / kMaxThreads, worker->group, thread % kMaxThreads);
+}
 
 [[noreturn]] void report(int kind, void *pc, std::string message) {
     fail({kind, "", 0, static_cast<char *>(pc) - 1, std::move(message)});
@@ -68,8 +70,8 @@ std::string who(uint32_t thread) { return describe_thread(thread / kMaxThreads, 
             nearest = &r;
         }
     }
-    std::string near = nearest ? " at offset " + std::to_string(address - nearest->begin) + " of " + nearest->name + ", which has " +
-                                     std::to_string(nearest->size) + " bytes"
+    std::string near = nearest ? " at offset " + std::to_string(address - nearest->begin) + " of " + nearest->name +
+                                     ", which has " + std::to_string(nearest->size) + " bytes"
                                : std::string(", far from every buffer");
     report(STANDIN_OUT_OF_BOUNDS, pc,
            (write ? "write of " : "read of ") + std::to_string(size) + " bytes" + near + ", by " + who(thread));
@@ -77,8 +79,7 @@ std::string who(uint32_t thread) { return describe_thread(thread / kMaxThreads, 
 
 Region *find(const char *address, size_t size) {
     auto inside = [&](const Region &r) { return address >= r.begin && address + size <= r.begin + r.size; };
-    if (last_region < regions.size() && inside(regions[last_region]))
-        return &regions[last_region];
+    if (last_region < regions.size() && inside(regions[last_region])) return &regions[last_region];
     for (size_t i = 0; i < regions.size(); ++i)
         if (inside(regions[i])) {
             last_region = i;
@@ -88,14 +89,12 @@ Region *find(const char *address, size_t size) {
 }
 
 void access(const volatile void *where, size_t size, bool write, bool atomic, void *pc) {
-    if (!checking)
-        return;
+    if (!checking) return;
     Worker *w = worker;
     Fiber *f = w->current;
     w->last_access = static_cast<char *>(pc) - 1;
     auto *address = const_cast<char *>(static_cast<const volatile char *>(where));
-    if (f->stack.contains(address))
-        return; // a variable of the thread itself
+    if (f->stack.contains(address)) return; // a variable of the thread itself
     w->in_kernel = 0;
     const uint32_t thread = w->group_index * kMaxThreads + f->thread.index;
     Region *r = find(address, size);
@@ -110,22 +109,21 @@ void access(const volatile void *where, size_t size, bool write, bool atomic, vo
     const uint32_t epoch = w->epoch[memory], simd_epoch = w->simdgroups[f->thread.simdgroup].epoch[memory];
     // Whether what another thread did is over before what this thread does.
     auto ordered = [&](uint32_t other, uint32_t at, uint32_t simd_at) {
-        if (other == thread)
-            return true;
-        if (other / kMaxThreads != w->group_index)
-            return false;
+        if (other == thread) return true;
+        if (other / kMaxThreads != w->group_index) return false;
         return at < epoch || (other % kMaxThreads / kSimdWidth == f->thread.simdgroup && simd_at < simd_epoch);
     };
     auto offset = [&](size_t i) { return std::to_string(address + i - r->begin) + " of " + r->name; };
     for (size_t i = 0; i < size; ++i) {
         Cell &c = r->cells[address - r->begin + i];
         if (!write && r->track_initialised && !c.initialised)
-            report(STANDIN_UNINITIALISED_READ, pc, "nothing was written to byte " + offset(i) + ", read by " + who(thread));
+            report(STANDIN_UNINITIALISED_READ, pc,
+                   "nothing was written to byte " + offset(i) + ", read by " + who(thread));
         if (c.written && !(atomic && c.written == Atomic) && !ordered(c.writer, c.write_epoch, c.write_simd_epoch))
             report(STANDIN_DATA_RACE, pc,
-                   std::string(atomic ? "atomic " : "") + (write ? "write" : "read") + " of byte " + offset(i) + " by " +
-                       who(thread) + " is not ordered after the " + (c.written == Atomic ? "atomic write" : "write") + " by " +
-                       who(c.writer));
+                   std::string(atomic ? "atomic " : "") + (write ? "write" : "read") + " of byte " + offset(i) +
+                       " by " + who(thread) + " is not ordered after the " +
+                       (c.written == Atomic ? "atomic write" : "write") + " by " + who(c.writer));
         if (write && c.readers &&
             (c.readers == SeveralGroups || !ordered(c.reader, c.read_epoch, c.read_simd_epoch) ||
              (c.readers == Several && c.read_epoch >= epoch) ||
@@ -169,16 +167,14 @@ int find_image(dl_phdr_info *info, size_t, void *data) {
     const char *low = nullptr, *high = nullptr;
     bool found = false;
     for (int i = 0; i < info->dlpi_phnum; ++i) {
-        if (info->dlpi_phdr[i].p_type != PT_LOAD)
-            continue;
+        if (info->dlpi_phdr[i].p_type != PT_LOAD) continue;
         const char *begin = reinterpret_cast<const char *>(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
         const char *end = begin + info->dlpi_phdr[i].p_memsz;
         low = low ? std::min(low, begin) : begin;
         high = std::max(high, end);
         found |= address >= begin && address < end;
     }
-    if (!found)
-        return 0;
+    if (!found) return 0;
     image_begin = low;
     image_end = high;
     return 1;
@@ -191,8 +187,7 @@ void checker_begin(const standin_launch &launch, const void *image_address) {
     dl_iterate_phdr(find_image, &image_address);
     for (uint32_t i = 0; i < launch.buffer_count; ++i) {
         const standin_buffer &b = launch.buffers[i];
-        if (!b.data || !b.size)
-            continue;
+        if (!b.data || !b.size) continue;
         // Bindings may overlap: what overlaps is one region, so that races are seen across its names.
         char *begin = static_cast<char *>(b.data), *end = begin + b.size;
         std::string name = "buffer " + std::to_string(i);
@@ -203,8 +198,7 @@ void checker_begin(const standin_launch &launch, const void *image_address) {
                 begin = std::min(begin, r.begin);
                 end = std::max(end, r.begin + r.size);
                 name = r.name + " and " + std::to_string(i);
-                if (begin != b.data || end != static_cast<char *>(b.data) + b.size)
-                    initialised = nullptr;
+                if (begin != b.data || end != static_cast<char *>(b.data) + b.size) initialised = nullptr;
                 regions.erase(regions.begin() + k);
             } else
                 ++k;
@@ -252,12 +246,24 @@ EXPORT void __tsan_init() {}
 EXPORT void __tsan_func_entry(void *) {}
 EXPORT void __tsan_func_exit() {}
 #define SIZED(n)                                                                                                       \
-    EXPORT void __tsan_read##n(void *a) { access(a, n, false, false, CALLER); }                                        \
-    EXPORT void __tsan_write##n(void *a) { access(a, n, true, false, CALLER); }                                        \
-    EXPORT void __tsan_unaligned_read##n(void *a) { access(a, n, false, false, CALLER); }                              \
-    EXPORT void __tsan_unaligned_write##n(void *a) { access(a, n, true, false, CALLER); }                              \
-    EXPORT void __tsan_volatile_read##n(void *a) { access(a, n, false, false, CALLER); }                               \
-    EXPORT void __tsan_volatile_write##n(void *a) { access(a, n, true, false, CALLER); }                               \
+    EXPORT void __tsan_read##n(void *a) {                                                                              \
+        access(a, n, false, false, CALLER);                                                                            \
+    }                                                                                                                  \
+    EXPORT void __tsan_write##n(void *a) {                                                                             \
+        access(a, n, true, false, CALLER);                                                                             \
+    }                                                                                                                  \
+    EXPORT void __tsan_unaligned_read##n(void *a) {                                                                    \
+        access(a, n, false, false, CALLER);                                                                            \
+    }                                                                                                                  \
+    EXPORT void __tsan_unaligned_write##n(void *a) {                                                                   \
+        access(a, n, true, false, CALLER);                                                                             \
+    }                                                                                                                  \
+    EXPORT void __tsan_volatile_read##n(void *a) {                                                                     \
+        access(a, n, false, false, CALLER);                                                                            \
+    }                                                                                                                  \
+    EXPORT void __tsan_volatile_write##n(void *a) {                                                                    \
+        access(a, n, true, false, CALLER);                                                                             \
+    }                                                                                                                  \
     EXPORT void __tsan_read_write##n(void *a) {                                                                        \
         access(a, n, false, false, CALLER);                                                                            \
         access(a, n, true, false, CALLER);                                                                             \
@@ -317,8 +323,13 @@ ATOMIC(32, uint32_t)
 
 // Clang's minimal run time of -fsanitize=undefined.
 #define UNDEFINED(name, what, kind)                                                                                    \
-    EXPORT void __ubsan_handle_##name##_minimal() { standin::undefined(what, kind, CALLER); }                          \
-    EXPORT void __ubsan_handle_##name##_minimal_abort() { standin::undefined(what, kind, CALLER); }
+    EXPORT void __ubsan_handle_##name##_minimal() {                                                                    \
+        standin::undefined(what, kind, CALLER);                                                                        \
+    }                                                                                                                  \
+    EXPORT void __ubsan_handle_##name##_minimal_abort() {                                                              \
+        standin::undefined(what, kind, CALLER);                                                                        \
+    }
 UNDEFINED(out_of_bounds, "index outside of an array", STANDIN_OUT_OF_BOUNDS)
 UNDEFINED(divrem_overflow, "integer division by zero, or of the smallest number by -1", STANDIN_UNDEFINED_BEHAVIOUR)
-UNDEFINED(shift_out_of_bounds, "shift by a negative number or by the width of the type or more", STANDIN_UNDEFINED_BEHAVIOUR)
+UNDEFINED(shift_out_of_bounds, "shift by a negative number or by the width of the type or more",
+          STANDIN_UNDEFINED_BEHAVIOUR)

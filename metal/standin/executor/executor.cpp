@@ -51,13 +51,17 @@ const char *base_name(const char *file) {
     return slash ? slash + 1 : file;
 }
 
-std::string place(const Fiber *f) { return text("%s (%s:%d)", f->operation, base_name(f->file), f->line); }
+std::string place(const Fiber *f) {
+    return text("%s (%s:%d)", f->operation, base_name(f->file), f->line);
+}
 
 bool same_place(const Fiber *a, const Fiber *b) {
     return a->line == b->line && !strcmp(a->file, b->file) && !strcmp(a->operation, b->operation);
 }
 
-Failure at(int kind, const Fiber *f, std::string message) { return {kind, f->file, f->line, nullptr, std::move(message)}; }
+Failure at(int kind, const Fiber *f, std::string message) {
+    return {kind, f->file, f->line, nullptr, std::move(message)};
+}
 
 // ---------------------------------------------------------------- fibers
 
@@ -71,8 +75,7 @@ void switch_to(Fiber *f) {
 
 Fiber *next_ready(Worker *w) {
     for (; w->position < w->end; ++w->position)
-        if (Fiber *f = &w->fibers[w->order[w->position]]; f->state == State::Ready)
-            return f;
+        if (Fiber *f = &w->fibers[w->order[w->position]]; f->state == State::Ready) return f;
     return nullptr;
 }
 
@@ -118,8 +121,7 @@ void fiber_main() {
 void start(Fiber *f) {
     if (!f->context) {
         char *stack = f->stack.reserve();
-        if (!stack)
-            throw Failure{STANDIN_BAD_LAUNCH, "", 0, nullptr, "no memory for the stacks of a threadgroup"};
+        if (!stack) throw Failure{STANDIN_BAD_LAUNCH, "", 0, nullptr, "no memory for the stacks of a threadgroup"};
         f->context = new_context(stack, Stack::kSize, fiber_main);
     }
     f->started = true;
@@ -136,16 +138,14 @@ void arrange(Worker *w, std::mt19937 &random) {
     w->order.resize(w->size);
     for (unsigned g = 0; g < count; ++g)
         w->sequence[g] = order == STANDIN_REVERSE ? count - 1 - g : g;
-    if (order == STANDIN_SHUFFLED)
-        std::shuffle(w->sequence.begin(), w->sequence.end(), random);
+    if (order == STANDIN_SHUFFLED) std::shuffle(w->sequence.begin(), w->sequence.end(), random);
     unsigned k = 0;
     for (unsigned j = 0; j < count; ++j) {
         const unsigned g = w->sequence[j], size = w->simdgroups[g].size;
         w->first[j] = k;
         for (unsigned i = 0; i < size; ++i)
             w->order[k++] = g * kSimdWidth + (order == STANDIN_REVERSE ? size - 1 - i : i);
-        if (order == STANDIN_SHUFFLED)
-            std::shuffle(w->order.begin() + w->first[j], w->order.begin() + k, random);
+        if (order == STANDIN_SHUFFLED) std::shuffle(w->order.begin() + w->first[j], w->order.begin() + k, random);
     }
     w->first[count] = k;
 }
@@ -154,11 +154,9 @@ void run_range(Worker *w, unsigned begin, unsigned end) {
     w->position = begin;
     w->end = end;
     while (Fiber *f = next_ready(w)) {
-        if (!f->started)
-            start(f);
+        if (!f->started) start(f);
         switch_to(f);
-        if (w->failure.kind)
-            throw w->failure;
+        if (w->failure.kind) throw w->failure;
     }
 }
 
@@ -170,25 +168,23 @@ void release_simdgroup(Worker *w, unsigned g) {
     Fiber *reference = nullptr;
     for (unsigned i = 0; i < s.size; ++i) {
         Fiber *f = &w->fibers[g * kSimdWidth + i];
-        if (f->state != State::AtSimd)
-            continue;
+        if (f->state != State::AtSimd) continue;
         mask |= 1u << i;
-        if (!reference)
-            reference = f;
+        if (!reference) reference = f;
         if (!same_place(f, reference))
             throw at(STANDIN_SIMD_DIVERGENCE, f,
                      "lanes of one simdgroup wait in different operations: " + place(reference) + " and " + place(f));
         if (f->uniform != reference->uniform)
             throw at(STANDIN_SIMD_DIVERGENCE, f,
-                     "a simdgroup matrix was loaded or stored with arguments that differ between lanes, before " + place(f));
+                     "a simdgroup matrix was loaded or stored with arguments that differ between lanes, before " +
+                         place(f));
     }
     if (reference->whole && (partial || s.size != kSimdWidth))
-        throw at(STANDIN_INACTIVE_LANE, reference, text("%s needs all 32 lanes; active: 0x%08x", reference->operation, mask));
+        throw at(STANDIN_INACTIVE_LANE, reference,
+                 text("%s needs all 32 lanes; active: 0x%08x", reference->operation, mask));
     memcpy(s.received, s.deposit, s.deposited);
-    if (reference->flags & kMemoryThreadgroup)
-        ++s.epoch[0];
-    if (reference->flags & kMemoryDevice)
-        ++s.epoch[1];
+    if (reference->flags & kMemoryThreadgroup) ++s.epoch[0];
+    if (reference->flags & kMemoryDevice) ++s.epoch[1];
     for (unsigned i = 0; i < s.size; ++i) {
         Fiber *f = &w->fibers[g * kSimdWidth + i];
         if (f->state == State::AtSimd) {
@@ -217,7 +213,8 @@ void release_barrier(Worker *w, std::mt19937 &random) {
     }
     if (elsewhere)
         throw at(STANDIN_DEADLOCK, first,
-                 text("%u threads wait in ", w->at_barrier) + place(first) + " while others wait in " + place(elsewhere));
+                 text("%u threads wait in ", w->at_barrier) + place(first) + " while others wait in " +
+                     place(elsewhere));
     if (w->done)
         throw at(STANDIN_BARRIER_DIVERGENCE, first,
                  text("not reached by all threads: %u wait here, %u have returned", w->at_barrier, w->done));
@@ -227,10 +224,8 @@ void release_barrier(Worker *w, std::mt19937 &random) {
     for (unsigned i = 0; i < w->size; ++i)
         w->fibers[i].state = State::Ready;
     w->at_barrier = 0;
-    if (flags & kMemoryThreadgroup)
-        ++w->epoch[0];
-    if (flags & kMemoryDevice)
-        ++w->epoch[1];
+    if (flags & kMemoryThreadgroup) ++w->epoch[0];
+    if (flags & kMemoryDevice) ++w->epoch[1];
     arrange(w, random);
 }
 
@@ -255,14 +250,12 @@ void run_threads(Worker *w) {
                 for (;;) {
                     run_range(w, w->first[j], w->first[j + 1]);
                     Simdgroup &s = w->simdgroups[w->sequence[j]];
-                    if (!s.arrived || s.arrived != s.size)
-                        break;
+                    if (!s.arrived || s.arrived != s.size) break;
                     release_simdgroup(w, w->sequence[j]);
                 }
         } else
             run_range(w, 0, w->size);
-        if (w->caught)
-            siglongjmp(w->escape, 1);
+        if (w->caught) siglongjmp(w->escape, 1);
         bool released = false;
         for (bool complete : {true, false}) {
             for (unsigned g = 0; g < w->simdgroups.size() && (complete || !released); ++g) {
@@ -304,8 +297,7 @@ void run_group(Worker *w, uint32_t index) {
     w->group_index = index;
     if (!same_shape) {
         w->size = total;
-        if (w->fibers.size() < total)
-            w->fibers.resize(total);
+        if (w->fibers.size() < total) w->fibers.resize(total);
         w->simdgroups.resize(simdgroups);
         for (unsigned s = 0; s < simdgroups; ++s)
             w->simdgroups[s].size = std::min(kSimdWidth, total - s * kSimdWidth);
@@ -315,17 +307,15 @@ void run_group(Worker *w, uint32_t index) {
                 for (uint32_t x = 0; x < size.x; ++x, ++i)
                     w->fibers[i].thread = {{x, y, z}, i, i % kSimdWidth, i / kSimdWidth};
     }
-    if (launch.module->checked)
-        checker_new_group();
+    if (launch.module->checked) checker_new_group();
     memset(w->arena, 0xff, w->used); // what a forgotten initialisation reads is NaN, not last group's values
     w->used = w->charged = 0;
     w->variables.clear();
     for (uint32_t t = 0; t < given.threadgroup_count; ++t)
         if (given.threadgroup_sizes[t])
-            w->threadgroup[t] = standin_threadgroup_variable(&given.threadgroup_sizes[t], given.threadgroup_sizes[t], 16,
-                                                             "[[threadgroup]] parameter");
-    if (w->failure.kind)
-        throw w->failure;
+            w->threadgroup[t] = standin_threadgroup_variable(&given.threadgroup_sizes[t], given.threadgroup_sizes[t],
+                                                             16, "[[threadgroup]] parameter");
+    if (w->failure.kind) throw w->failure;
     w->arguments = {launch.bindings, w->threadgroup.data(), &w->group, nullptr};
     run_threads(w);
 }
@@ -333,7 +323,9 @@ void run_group(Worker *w, uint32_t index) {
 // ---------------------------------------------------------------- signals
 
 // Real-time signals that Python, its profilers and the usual libraries leave alone.
-int watchdog_signal() { return SIGRTMIN + 9; }
+int watchdog_signal() {
+    return SIGRTMIN + 9;
+}
 struct sigaction previous_segv, previous_bus;
 
 void *program_counter(void *context) {
@@ -350,19 +342,16 @@ void *program_counter(void *context) {
 
 void on_tick(int, siginfo_t *, void *context) {
     Worker *w = worker;
-    if (!w)
-        return;
+    if (!w) return;
     if (w->watched != w->serial) {
         w->watched = w->serial;
         w->ticks = 0;
     }
     w->ticks = w->ticks + 1;
-    if (w->ticks < w->allowed_ticks)
-        return;
+    if (w->ticks < w->allowed_ticks) return;
     w->caught = STANDIN_ENDLESS_LOOP;
     w->caught_pc = program_counter(context);
-    if (w->in_kernel)
-        siglongjmp(w->escape, 1);
+    if (w->in_kernel) siglongjmp(w->escape, 1);
 }
 
 void on_fault(int number, siginfo_t *info, void *context) {
@@ -373,14 +362,15 @@ void on_fault(int number, siginfo_t *info, void *context) {
         w->caught_address = info->si_addr;
         siglongjmp(w->escape, 1);
     }
-    sigaction(number, number == SIGSEGV ? &previous_segv : &previous_bus, nullptr); // not ours: happens again, to its owner
+    sigaction(number, number == SIGSEGV ? &previous_segv : &previous_bus,
+              nullptr); // not ours: happens again, to its owner
 }
 
 // The handlers of a launch, and those that were there before.
 class Handlers {
   public:
     Handlers() {
-        struct sigaction action {};
+        struct sigaction action{};
         sigemptyset(&action.sa_mask);
         action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
         action.sa_sigaction = on_tick;
@@ -411,12 +401,10 @@ class Watchdog {
         armed_ = timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer_) == 0;
         const timespec tick{0, (long)(kTick * 1e9)};
         const itimerspec period{tick, tick};
-        if (armed_)
-            timer_settime(timer_, 0, &period, nullptr);
+        if (armed_) timer_settime(timer_, 0, &period, nullptr);
     }
     ~Watchdog() {
-        if (armed_)
-            timer_delete(timer_);
+        if (armed_) timer_delete(timer_);
         sigaltstack(&previous_, nullptr);
     }
 
@@ -433,14 +421,12 @@ class Watchdog {
 // The file and line of an instruction, from the debugging information; inlined library code is passed over.
 void look_up(Failure &failure) {
     Dl_info info;
-    if (!failure.pc || !dladdr(failure.pc, &info) || !info.dli_fname)
-        return;
+    if (!failure.pc || !dladdr(failure.pc, &info) || !info.dli_fname) return;
     char command[1400];
     snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%lx 2>/dev/null", info.dli_fname,
              (unsigned long)(static_cast<char *>(failure.pc) - static_cast<char *>(info.dli_fbase)));
     FILE *pipe = popen(command, "r");
-    if (!pipe)
-        return;
+    if (!pipe) return;
     char line[2048];
     while (fgets(line, sizeof line, pipe)) {
         char *colon = strrchr(line, ':');
@@ -459,10 +445,8 @@ void look_up(Failure &failure) {
 // Groups run in the given order; shuffled is a fixed permutation i -> a * i + b of their numbers.
 uint32_t group_number(const Launch &launch, uint32_t i) {
     const uint64_t n = launch.group_count;
-    if (launch.given->order == STANDIN_REVERSE)
-        return (uint32_t)(n - 1 - i);
-    if (launch.given->order != STANDIN_SHUFFLED || n < 3)
-        return i;
+    if (launch.given->order == STANDIN_REVERSE) return (uint32_t)(n - 1 - i);
+    if (launch.given->order != STANDIN_SHUFFLED || n < 3) return i;
     uint64_t a = (0x9e3779b97f4a7c15ull ^ launch.given->seed) % n;
     auto common = [](uint64_t x, uint64_t y) {
         while (y) {
@@ -496,15 +480,15 @@ void run_groups(Worker *w) {
                                       (void *)w->caught_address);
     } else {
         try {
-            for (uint32_t i; !const_cast<Launch *>(launch)->failed && (i = const_cast<Launch *>(launch)->next++) < launch->group_count;)
+            for (uint32_t i; !const_cast<Launch *>(launch)->failed &&
+                             (i = const_cast<Launch *>(launch)->next++) < launch->group_count;)
                 run_group(w, group_number(*launch, i));
         } catch (Failure &failure) {
             w->failure = failure;
         }
     }
     w->in_kernel = 0;
-    if (w->failure.kind)
-        const_cast<Launch *>(launch)->failed = true;
+    if (w->failure.kind) const_cast<Launch *>(launch)->failed = true;
     worker = nullptr;
 }
 
@@ -536,12 +520,13 @@ std::unique_ptr<Worker> new_worker(const Launch *launch) {
 
 const Kernel *find(Module *module, const char *name) {
     for (const Kernel *k = module->kernels; k; k = k->next)
-        if (!strcmp(k->name, name))
-            return k;
+        if (!strcmp(k->name, name)) return k;
     return nullptr;
 }
 
-Failure refuse(int kind, std::string message) { return {kind, "", 0, nullptr, std::move(message)}; }
+Failure refuse(int kind, std::string message) {
+    return {kind, "", 0, nullptr, std::move(message)};
+}
 
 void set_constants(Module *module, const Kernel *kernel, const standin_launch &given) {
     for (Constant *c = module->constants; c; c = c->next) {
@@ -562,7 +547,8 @@ void set_constants(Module *module, const Kernel *kernel, const standin_launch &g
     for (int i = 0; i < kernel->required_constant_count; ++i)
         for (Constant *c = module->constants; c; c = c->next)
             if (c->index == kernel->required_constants[i] && !c->defined)
-                throw refuse(STANDIN_MISSING_CONSTANT, text("function constant %d (%s) has no value", c->index, c->name));
+                throw refuse(STANDIN_MISSING_CONSTANT,
+                             text("function constant %d (%s) has no value", c->index, c->name));
     module->derive();
 }
 
@@ -570,8 +556,7 @@ void check_bindings(const Launch &launch) {
     const standin_launch &given = *launch.given;
     for (int i = 0; i < launch.kernel->parameter_count; ++i) {
         const Parameter &p = launch.kernel->parameters[i];
-        if (p.condition && !*p.condition)
-            continue;
+        if (p.condition && !*p.condition) continue;
         if (p.kind == Parameter::Threadgroup) {
             if ((uint32_t)p.index >= given.threadgroup_count || !given.threadgroup_sizes[p.index])
                 throw refuse(STANDIN_MISSING_BINDING,
@@ -579,11 +564,10 @@ void check_bindings(const Launch &launch) {
             continue;
         }
         const Binding &b = launch.bindings[p.index];
-        if (!b.data)
-            throw refuse(STANDIN_MISSING_BINDING, text("buffer %d (%s) is not bound", p.index, p.name));
+        if (!b.data) throw refuse(STANDIN_MISSING_BINDING, text("buffer %d (%s) is not bound", p.index, p.name));
         if (p.reference && b.size < p.size)
-            throw refuse(STANDIN_BAD_LAUNCH, text("buffer %d (%s) has %zu bytes, the argument needs %zu", p.index, p.name,
-                                                  b.size, p.size));
+            throw refuse(STANDIN_BAD_LAUNCH,
+                         text("buffer %d (%s) has %zu bytes, the argument needs %zu", p.index, p.name, b.size, p.size));
         if (reinterpret_cast<uintptr_t>(b.data) % p.align)
             throw refuse(STANDIN_BAD_LAUNCH,
                          text("buffer %d (%s) is not aligned to %zu bytes", p.index, p.name, p.align));
@@ -596,8 +580,7 @@ void run(Launch &launch) {
     if (module->version != kInterfaceVersion)
         throw refuse(STANDIN_BAD_LAUNCH, "the kernels were compiled for another version of the executor");
     launch.kernel = find(module, given.kernel);
-    if (!launch.kernel)
-        throw refuse(STANDIN_BAD_LAUNCH, text("there is no kernel '%s'", given.kernel));
+    if (!launch.kernel) throw refuse(STANDIN_BAD_LAUNCH, text("there is no kernel '%s'", given.kernel));
     uint64_t threads = 1, groups = 1;
     uint32_t count[3];
     for (int i = 0; i < 3; ++i) {
@@ -606,14 +589,13 @@ void run(Launch &launch) {
         threads *= given.group[i];
         count[i] = (given.grid[i] - 1) / given.group[i] + 1;
         groups *= count[i];
-        if (threads > kMaxThreads || groups > 0xffffffffu)
-            break;
+        if (threads > kMaxThreads || groups > 0xffffffffu) break;
     }
     if (threads > launch.kernel->max_threads || threads > kMaxThreads)
-        throw refuse(STANDIN_BAD_LAUNCH, text("%llu threads in a threadgroup; this kernel allows %u",
-                                              (unsigned long long)threads, std::min(launch.kernel->max_threads, kMaxThreads)));
-    if (groups > (module->checked ? 1u << 22 : 0xffffffffu))
-        throw refuse(STANDIN_BAD_LAUNCH, "too many threadgroups");
+        throw refuse(STANDIN_BAD_LAUNCH,
+                     text("%llu threads in a threadgroup; this kernel allows %u", (unsigned long long)threads,
+                          std::min(launch.kernel->max_threads, kMaxThreads)));
+    if (groups > (module->checked ? 1u << 22 : 0xffffffffu)) throw refuse(STANDIN_BAD_LAUNCH, "too many threadgroups");
     if (given.buffer_count > kMaxBuffers || given.threadgroup_count > kMaxBuffers)
         throw refuse(STANDIN_BAD_LAUNCH, "at most 31 buffers and 31 lengths of threadgroup memory");
     launch.groups = {count[0], count[1], count[2]};
@@ -627,8 +609,7 @@ void run(Launch &launch) {
 
     unsigned parallel = given.threads ? given.threads : std::max(1u, std::thread::hardware_concurrency());
     parallel = module->checked ? 1 : (unsigned)std::min<uint64_t>(parallel, groups);
-    if (module->checked)
-        checker_begin(given, reinterpret_cast<const void *>(launch.kernel->entry));
+    if (module->checked) checker_begin(given, reinterpret_cast<const void *>(launch.kernel->entry));
     Handlers handlers;
     std::vector<std::unique_ptr<Worker>> workers;
     for (unsigned i = 0; i < parallel; ++i)
@@ -641,22 +622,20 @@ void run(Launch &launch) {
         for (std::thread &t : others)
             t.join();
     }
-    if (module->checked)
-        checker_end();
+    if (module->checked) checker_end();
     Failure failure;
     for (auto &w : workers) {
-        if (w->failure.kind && !failure.kind)
-            failure = w->failure;
-        if (!w->failure.kind)
-            idle_workers.push_back(std::move(w));
+        if (w->failure.kind && !failure.kind) failure = w->failure;
+        if (!w->failure.kind) idle_workers.push_back(std::move(w));
     }
-    if (failure.kind)
-        throw failure;
+    if (failure.kind) throw failure;
 }
 
 } // namespace
 
-Worker::~Worker() { free(arena); }
+Worker::~Worker() {
+    free(arena);
+}
 
 void fail(Failure failure) {
     Worker *w = worker;
@@ -669,9 +648,8 @@ void fail(Failure failure) {
 
 std::string describe_thread(uint32_t group, const Group &of, uint32_t index) {
     const Extent n = of.groups;
-    std::string where = n.y == 1 && n.z == 1
-                            ? text("%u", group)
-                            : text("(%u, %u, %u)", group % n.x, group / n.x % n.y, group / n.x / n.y);
+    std::string where = n.y == 1 && n.z == 1 ? text("%u", group)
+                                             : text("(%u, %u, %u)", group % n.x, group / n.x % n.y, group / n.x / n.y);
     return text("thread %u of threadgroup ", index) + where;
 }
 
@@ -683,10 +661,22 @@ using namespace standin;
 
 extern "C" {
 
-unsigned standin::standin_lane() { return worker->current->thread.lane; }
+unsigned standin::standin_lane() {
+    return worker->current->thread.lane;
+}
+
+static bool is_deleted(const Worker *w, const char *file, int line) {
+    const standin_launch &given = *w->launch->given;
+    if (line != given.deleted_line || !given.deleted_file || strcmp(file, given.deleted_file))
+        return false;
+    ++*given.deleted_count;
+    return true;
+}
 
 void standin::standin_threadgroup_barrier(int flags, const char *file, int line) {
     Worker *w = worker;
+    if (is_deleted(w, file, line))
+        return;
     Fiber *f = w->current;
     f->operation = "threadgroup_barrier";
     f->file = file;
@@ -697,13 +687,19 @@ void standin::standin_threadgroup_barrier(int flags, const char *file, int line)
     block(f);
 }
 
-void *standin::standin_simd_deposit() { return worker->simdgroups[worker->current->thread.simdgroup].deposit; }
-const void *standin::standin_simd_received() { return worker->simdgroups[worker->current->thread.simdgroup].received; }
+void *standin::standin_simd_deposit() {
+    return worker->simdgroups[worker->current->thread.simdgroup].deposit;
+}
+const void *standin::standin_simd_received() {
+    return worker->simdgroups[worker->current->thread.simdgroup].received;
+}
 
 uint32_t standin::standin_simd_rendezvous(const char *operation, const char *file, int line, size_t size, int flags,
                                           bool whole) {
     Worker *w = worker;
     Fiber *f = w->current;
+    if (flags && is_deleted(w, file, line))
+        return f->active;
     Simdgroup &s = w->simdgroups[f->thread.simdgroup];
     s.deposited = size;
     f->operation = operation;
@@ -726,33 +722,29 @@ void *standin::standin_threadgroup_variable(const void *site, size_t size, size_
     constexpr size_t kGap = 64;
     Worker *w = worker;
     for (const Variable &v : w->variables)
-        if (v.site == site)
-            return v.memory;
+        if (v.site == site) return v.memory;
     const auto was_in_kernel = w->in_kernel;
     w->in_kernel = 0;
     const size_t step = std::max<size_t>(align, 64), offset = (w->used + kGap + step - 1) / step * step;
     w->charged += (size + 15) / 16 * 16;
     if (w->charged > kThreadgroupMemory || offset + size + kGap > kArena) {
         Failure failure{STANDIN_THREADGROUP_MEMORY, w->launch->kernel->file, w->launch->kernel->line, nullptr,
-                        text("%zu bytes of threadgroup memory with variable '%s'; a threadgroup has %zu", w->charged, name,
-                             kThreadgroupMemory)};
-        if (was_in_kernel)
-            fail(failure);
+                        text("%zu bytes of threadgroup memory with variable '%s'; a threadgroup has %zu", w->charged,
+                             name, kThreadgroupMemory)};
+        if (was_in_kernel) fail(failure);
         throw failure;
     }
     char *memory = w->arena + offset;
     w->used = offset + size;
     w->variables.push_back({site, memory, size, name});
-    if (w->launch->module->checked)
-        checker_add_threadgroup(memory, size, name);
+    if (w->launch->module->checked) checker_add_threadgroup(memory, size, name);
     w->in_kernel = was_in_kernel;
     return memory;
 }
 
 void standin::standin_inactive_lane(const char *operation, const char *file, int line, long lane) {
     worker->in_kernel = 0;
-    fail({STANDIN_INACTIVE_LANE, file, line, nullptr,
-          text("%s reads lane %ld, which is not active", operation, lane)});
+    fail({STANDIN_INACTIVE_LANE, file, line, nullptr, text("%s reads lane %ld, which is not active", operation, lane)});
 }
 
 // Rounds to bfloat, to nearest even. The compiler's run-time library has this only from GCC 13 on.
@@ -771,7 +763,8 @@ __attribute__((visibility("default"))) __bf16 __truncsfbf2(float value) {
 
 // ---------------------------------------------------------------- what hosts call
 
-__attribute__((visibility("default"))) int32_t standin_run(void *module, const standin_launch *given, standin_error *error) {
+__attribute__((visibility("default"))) int32_t standin_run(void *module, const standin_launch *given,
+                                                           standin_error *error) {
     std::lock_guard<std::mutex> lock(launch_mutex);
     auto launch = std::make_unique<Launch>();
     launch->given = given;
@@ -801,17 +794,17 @@ __attribute__((visibility("default"))) const char *standin_kernel_names(void *mo
     return names.c_str();
 }
 
-__attribute__((visibility("default"))) int32_t standin_describe(void *module, const char *name, standin_kernel_info *info) {
+__attribute__((visibility("default"))) int32_t standin_describe(void *module, const char *name,
+                                                                standin_kernel_info *info) {
     const Kernel *kernel = find(static_cast<Module *>(module), name);
-    if (!kernel)
-        return -1;
+    if (!kernel) return -1;
     info->max_threads = std::min(kernel->max_threads, kMaxThreads);
     info->parameter_count = (uint32_t)kernel->parameter_count;
     return 0;
 }
 
-__attribute__((visibility("default"))) int32_t standin_required_constants(void *module, const char *name, int32_t *indices,
-                                                                          int32_t capacity) {
+__attribute__((visibility("default"))) int32_t standin_required_constants(void *module, const char *name,
+                                                                          int32_t *indices, int32_t capacity) {
     const Kernel *kernel = find(static_cast<Module *>(module), name);
     for (int i = 0; kernel && i < kernel->required_constant_count && i < capacity; ++i)
         indices[i] = kernel->required_constants[i];

@@ -58,8 +58,12 @@ typedef struct standin_launch {
     const standin_constant *constants;
     int32_t order; /* enum standin_order */
     uint32_t seed;
-    uint32_t threads; /* 0: as many as there are processors */
+    uint32_t threads;  /* 0: as many as there are processors */
     double time_limit; /* seconds of processor time for one threadgroup; 0: 10 */
+    /* For tests of the checker: the barrier at this place is passed as if it were not there, and counted. */
+    const char *deleted_file;
+    int32_t deleted_line;
+    uint32_t *deleted_count;
 } standin_launch;
 
 typedef struct standin_error {

@@ -72,16 +72,14 @@ class Stack {
         if (!memory_) {
             void *p = mmap(nullptr, kSize + kGuard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                            -1, 0);
-            if (p == MAP_FAILED)
-                return nullptr;
+            if (p == MAP_FAILED) return nullptr;
             memory_ = static_cast<char *>(p);
             mprotect(memory_, kGuard, PROT_NONE);
         }
         return memory_ + kGuard;
     }
     void release() {
-        if (memory_)
-            munmap(memory_, kSize + kGuard);
+        if (memory_) munmap(memory_, kSize + kGuard);
         memory_ = nullptr;
     }
     bool contains(const char *p) const { return p >= memory_ && p < memory_ + kSize + kGuard; }

@@ -65,9 +65,9 @@ struct Worker {
     const Launch *launch = nullptr;
     std::vector<Fiber> fibers;
     std::vector<Simdgroup> simdgroups;
-    std::vector<unsigned> order;       // fibers in the order in which they run; a simdgroup's are neighbours
-    std::vector<unsigned> first;       // where each simdgroup of `sequence` begins in `order`
-    std::vector<unsigned> sequence;    // simdgroups in the order in which they run
+    std::vector<unsigned> order;    // fibers in the order in which they run; a simdgroup's are neighbours
+    std::vector<unsigned> first;    // where each simdgroup of `sequence` begins in `order`
+    std::vector<unsigned> sequence; // simdgroups in the order in which they run
     std::vector<Variable> variables;
     std::vector<void *> threadgroup;
     Arguments arguments{};

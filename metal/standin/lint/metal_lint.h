@@ -126,9 +126,9 @@ struct is_floating_point {
     static constexpr bool value = is_floating_point_v<T>;
 };
 template <class T>
-constexpr bool is_integral_v = is_same_v<T, bool> || is_same_v<T, char> || is_same_v<T, uchar> || is_same_v<T, short> ||
-                               is_same_v<T, ushort> || is_same_v<T, int> || is_same_v<T, uint> || is_same_v<T, long> ||
-                               is_same_v<T, ulong> || is_same_v<T, int8_t>;
+constexpr bool is_integral_v =
+    is_same_v<T, bool> || is_same_v<T, char> || is_same_v<T, uchar> || is_same_v<T, short> || is_same_v<T, ushort> ||
+    is_same_v<T, int> || is_same_v<T, uint> || is_same_v<T, long> || is_same_v<T, ulong> || is_same_v<T, int8_t>;
 template <class T>
 struct is_integral {
     static constexpr bool value = is_integral_v<T>;
@@ -147,13 +147,17 @@ template <class T>
 constexpr bool is_unsigned_v = !is_signed_v<T>;
 template <class T>
 struct make_unsigned {
-    typedef conditional_t<sizeof(T) == 1, uchar, conditional_t<sizeof(T) == 2, ushort, conditional_t<sizeof(T) == 4, uint, ulong>>> type;
+    typedef conditional_t<sizeof(T) == 1, uchar,
+                          conditional_t<sizeof(T) == 2, ushort, conditional_t<sizeof(T) == 4, uint, ulong>>>
+        type;
 };
 template <class T>
 using make_unsigned_t = typename make_unsigned<T>::type;
 template <class T>
 struct make_signed {
-    typedef conditional_t<sizeof(T) == 1, char, conditional_t<sizeof(T) == 2, short, conditional_t<sizeof(T) == 4, int, long>>> type;
+    typedef conditional_t<sizeof(T) == 1, char,
+                          conditional_t<sizeof(T) == 2, short, conditional_t<sizeof(T) == 4, int, long>>>
+        type;
 };
 template <class T>
 using make_signed_t = typename make_signed<T>::type;
@@ -321,14 +325,16 @@ To as_type(From);
     template <class T, int N>                                                                                          \
     vec<T, N> name(vec<T, N>, T, T);
 #define LINT_MATH                                                                                                      \
-    LINT_ANY(acos) LINT_ANY(acosh) LINT_ANY(asin) LINT_ANY(asinh) LINT_ANY(atan) LINT_ANY(atanh) LINT_ANY(ceil)        \
-    LINT_ANY(cos) LINT_ANY(cosh) LINT_ANY(cospi) LINT_ANY(exp) LINT_ANY(exp10) LINT_ANY(exp2) LINT_ANY(fabs)           \
-    LINT_ANY(abs) LINT_ANY(floor) LINT_ANY(fract) LINT_ANY(log) LINT_ANY(log10) LINT_ANY(log2) LINT_ANY(rint)          \
-    LINT_ANY(round) LINT_ANY(rsqrt) LINT_ANY(saturate) LINT_ANY(sign) LINT_ANY(sin) LINT_ANY(sinh) LINT_ANY(sinpi)     \
-    LINT_ANY(sqrt) LINT_ANY(tan) LINT_ANY(tanh) LINT_ANY(trunc) LINT_ANY(atan2) LINT_ANY(copysign) LINT_ANY(divide)    \
-    LINT_ANY(fdim) LINT_ANY(fmax) LINT_ANY(fmin) LINT_ANY(fmod) LINT_ANY(pow) LINT_ANY(powr) LINT_ANY(step)            \
-    LINT_ANY(max) LINT_ANY(min) LINT_ANY(clamp) LINT_ANY(fma)                                                          \
-    float sincos(float, thread float &);
+    LINT_ANY(acos)                                                                                                     \
+    LINT_ANY(acosh) LINT_ANY(asin) LINT_ANY(asinh) LINT_ANY(atan) LINT_ANY(atanh) LINT_ANY(ceil) LINT_ANY(cos)         \
+        LINT_ANY(cosh) LINT_ANY(cospi) LINT_ANY(exp) LINT_ANY(exp10) LINT_ANY(exp2) LINT_ANY(fabs) LINT_ANY(abs)       \
+            LINT_ANY(floor) LINT_ANY(fract) LINT_ANY(log) LINT_ANY(log10) LINT_ANY(log2) LINT_ANY(rint)                \
+                LINT_ANY(round) LINT_ANY(rsqrt) LINT_ANY(saturate) LINT_ANY(sign) LINT_ANY(sin) LINT_ANY(sinh)         \
+                    LINT_ANY(sinpi) LINT_ANY(sqrt) LINT_ANY(tan) LINT_ANY(tanh) LINT_ANY(trunc) LINT_ANY(atan2)        \
+                        LINT_ANY(copysign) LINT_ANY(divide) LINT_ANY(fdim) LINT_ANY(fmax) LINT_ANY(fmin)               \
+                            LINT_ANY(fmod) LINT_ANY(pow) LINT_ANY(powr) LINT_ANY(step) LINT_ANY(max) LINT_ANY(min)     \
+                                LINT_ANY(clamp) LINT_ANY(fma) float                                                    \
+                                sincos(float, thread float &);
 LINT_MATH
 namespace precise {
 LINT_MATH
@@ -490,14 +496,17 @@ template <class T, int Rows, int Columns>
 simdgroup_matrix<T, Rows, Columns> make_filled_simdgroup_matrix(T);
 #define LINT_MATRIX(space)                                                                                             \
     template <class T>                                                                                                 \
-    void simdgroup_load(thread simdgroup_matrix<T, 8, 8> &, const space T *, ulong = 8, vec<ulong, 2> = vec<ulong, 2>(0), bool = false); \
+    void simdgroup_load(thread simdgroup_matrix<T, 8, 8> &, const space T *, ulong = 8,                                \
+                        vec<ulong, 2> = vec<ulong, 2>(0), bool = false);                                               \
     template <class T>                                                                                                 \
-    void simdgroup_store(thread const simdgroup_matrix<T, 8, 8> &, space T *, ulong = 8, vec<ulong, 2> = vec<ulong, 2>(0), bool = false);
+    void simdgroup_store(thread const simdgroup_matrix<T, 8, 8> &, space T *, ulong = 8,                               \
+                         vec<ulong, 2> = vec<ulong, 2>(0), bool = false);
 LINT_MATRIX(device)
 LINT_MATRIX(threadgroup)
 template <class TD, class TA, class TB, class TC>
 void simdgroup_multiply_accumulate(thread simdgroup_matrix<TD, 8, 8> &, thread const simdgroup_matrix<TA, 8, 8> &,
-                                   thread const simdgroup_matrix<TB, 8, 8> &, thread const simdgroup_matrix<TC, 8, 8> &);
+                                   thread const simdgroup_matrix<TB, 8, 8> &,
+                                   thread const simdgroup_matrix<TC, 8, 8> &);
 template <class TD, class TA, class TB>
 void simdgroup_multiply(thread simdgroup_matrix<TD, 8, 8> &, thread const simdgroup_matrix<TA, 8, 8> &,
                         thread const simdgroup_matrix<TB, 8, 8> &);

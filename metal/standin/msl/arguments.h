@@ -53,8 +53,8 @@ STANDIN_UNCHECKED P threadgroup(void *data) {
 }
 
 template <class P>
-constexpr bool is_index = std::is_same<typename shape<P>::element, uint>::value ||
-                          std::is_same<typename shape<P>::element, ushort>::value;
+constexpr bool is_index =
+    std::is_same<typename shape<P>::element, uint>::value || std::is_same<typename shape<P>::element, ushort>::value;
 // Zero for a scalar that goes with anything; positions of one kernel have the same number of components.
 template <class P>
 constexpr int dimensions() {
@@ -108,8 +108,7 @@ struct RegisterConstant {
 };
 inline bool is_defined(const void *value) {
     for (Constant *c = module_.constants; c; c = c->next)
-        if (c->value == value)
-            return c->defined;
+        if (c->value == value) return c->defined;
     return false;
 }
 template <class T>

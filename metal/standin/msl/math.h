@@ -30,7 +30,9 @@ namespace metal {
 
 // One floating-point argument; `expression` is in terms of the float x.
 #define STANDIN_F1_FLOAT(name, expression)                                                                             \
-    inline float name(float x) { return expression; }                                                                  \
+    inline float name(float x) {                                                                                       \
+        return expression;                                                                                             \
+    }                                                                                                                  \
     template <int N>                                                                                                   \
     inline vec<float, N> name(const vec<float, N> &v) {                                                                \
         return standin::map<float>(v, [](float x) -> float { return expression; });                                    \
@@ -47,7 +49,9 @@ namespace metal {
         return standin::map<half>(v, [](half h) { return name(h); });                                                  \
     }
 #define STANDIN_F2_FLOAT(name, expression)                                                                             \
-    inline float name(float x, float y) { return expression; }                                                         \
+    inline float name(float x, float y) {                                                                              \
+        return expression;                                                                                             \
+    }                                                                                                                  \
     template <int N>                                                                                                   \
     inline vec<float, N> name(const vec<float, N> &a, const vec<float, N> &b) {                                        \
         return standin::map<float>(a, b, [](float x, float y) -> float { return expression; });                        \
@@ -118,15 +122,33 @@ STANDIN_TRANSCENDENTAL(STANDIN_F1_FLOAT, STANDIN_F2_FLOAT)
 #undef STANDIN_TRANSCENDENTAL
 
 #define STANDIN_FLOATING(T)                                                                                            \
-    inline T max(T a, T b) { return (T)__builtin_fmaxf((float)a, (float)b); }                                          \
-    inline T min(T a, T b) { return (T)__builtin_fminf((float)a, (float)b); }                                          \
-    inline T clamp(T x, T low, T high) { return min(max(x, low), high); }                                              \
-    inline T fma(T a, T b, T c) { return (T)__builtin_fmaf((float)a, (float)b, (float)c); }                            \
-    inline T mix(T a, T b, T t) { return a + (b - a) * t; }                                                            \
-    inline T ldexp(T x, int k) { return (T)__builtin_ldexpf((float)x, k); }                                            \
-    inline int ilogb(T x) { return __builtin_ilogbf((float)x); }                                                       \
-    inline T max3(T a, T b, T c) { return max(a, max(b, c)); }                                                         \
-    inline T min3(T a, T b, T c) { return min(a, min(b, c)); }                                                         \
+    inline T max(T a, T b) {                                                                                           \
+        return (T)__builtin_fmaxf((float)a, (float)b);                                                                 \
+    }                                                                                                                  \
+    inline T min(T a, T b) {                                                                                           \
+        return (T)__builtin_fminf((float)a, (float)b);                                                                 \
+    }                                                                                                                  \
+    inline T clamp(T x, T low, T high) {                                                                               \
+        return min(max(x, low), high);                                                                                 \
+    }                                                                                                                  \
+    inline T fma(T a, T b, T c) {                                                                                      \
+        return (T)__builtin_fmaf((float)a, (float)b, (float)c);                                                        \
+    }                                                                                                                  \
+    inline T mix(T a, T b, T t) {                                                                                      \
+        return a + (b - a) * t;                                                                                        \
+    }                                                                                                                  \
+    inline T ldexp(T x, int k) {                                                                                       \
+        return (T)__builtin_ldexpf((float)x, k);                                                                       \
+    }                                                                                                                  \
+    inline int ilogb(T x) {                                                                                            \
+        return __builtin_ilogbf((float)x);                                                                             \
+    }                                                                                                                  \
+    inline T max3(T a, T b, T c) {                                                                                     \
+        return max(a, max(b, c));                                                                                      \
+    }                                                                                                                  \
+    inline T min3(T a, T b, T c) {                                                                                     \
+        return min(a, min(b, c));                                                                                      \
+    }                                                                                                                  \
     inline T smoothstep(T e0, T e1, T x) {                                                                             \
         T t = clamp((x - e0) / (e1 - e0), T(0), T(1));                                                                 \
         return t * t * (T(3) - T(2) * t);                                                                              \
@@ -145,15 +167,27 @@ STANDIN_TRANSCENDENTAL(STANDIN_F1_FLOAT, STANDIN_F2_FLOAT)
         c = cos(x);                                                                                                    \
         return sin(x);                                                                                                 \
     }                                                                                                                  \
-    inline bool isnan(T x) { return x != x; }                                                                          \
-    inline bool isinf(T x) { return __builtin_isinf((float)x); }                                                       \
-    inline bool isfinite(T x) { return __builtin_isfinite((float)x); }                                                 \
+    inline bool isnan(T x) {                                                                                           \
+        return x != x;                                                                                                 \
+    }                                                                                                                  \
+    inline bool isinf(T x) {                                                                                           \
+        return __builtin_isinf((float)x);                                                                              \
+    }                                                                                                                  \
+    inline bool isfinite(T x) {                                                                                        \
+        return __builtin_isfinite((float)x);                                                                           \
+    }                                                                                                                  \
     inline bool isnormal(T x) {                                                                                        \
         return isfinite(x) && __builtin_fabsf((float)x) >= (float)numeric_limits<T>::min();                            \
     }                                                                                                                  \
-    inline bool isordered(T a, T b) { return a == a && b == b; }                                                       \
-    inline bool isunordered(T a, T b) { return !isordered(a, b); }                                                     \
-    inline bool signbit(T x) { return __builtin_signbit((float)x); }                                                   \
+    inline bool isordered(T a, T b) {                                                                                  \
+        return a == a && b == b;                                                                                       \
+    }                                                                                                                  \
+    inline bool isunordered(T a, T b) {                                                                                \
+        return !isordered(a, b);                                                                                       \
+    }                                                                                                                  \
+    inline bool signbit(T x) {                                                                                         \
+        return __builtin_signbit((float)x);                                                                            \
+    }                                                                                                                  \
     template <int N>                                                                                                   \
     inline vec<bool, N> isnan(const vec<T, N> &v) {                                                                    \
         return standin::map<bool>(v, [](T x) { return isnan(x); });                                                    \
@@ -190,30 +224,52 @@ using metal::clamp;
 using metal::fma;
 using metal::max;
 using metal::min;
-inline float sincos(float x, float &c) { return metal::sincos(x, c); }
+inline float sincos(float x, float &c) {
+    return metal::sincos(x, c);
+}
 } // namespace precise
 namespace fast {
 using metal::clamp;
 using metal::fma;
 using metal::max;
 using metal::min;
-inline float sincos(float x, float &c) { return metal::sincos(x, c); }
+inline float sincos(float x, float &c) {
+    return metal::sincos(x, c);
+}
 } // namespace fast
 
 #define STANDIN_INTEGER(T)                                                                                             \
-    inline T max(T a, T b) { return a < b ? b : a; }                                                                   \
-    inline T min(T a, T b) { return b < a ? b : a; }                                                                   \
-    inline T clamp(T x, T low, T high) { return min(max(x, low), high); }                                              \
-    inline T abs(T a) { return a < T(0) ? (T)(0 - a) : a; }                                                            \
-    inline T absdiff(T a, T b) { return a < b ? (T)(b - a) : (T)(a - b); }                                             \
-    inline T max3(T a, T b, T c) { return max(a, max(b, c)); }                                                         \
-    inline T min3(T a, T b, T c) { return min(a, min(b, c)); }                                                         \
-    inline T popcount(T x) { return (T)__builtin_popcountl((std::make_unsigned_t<T>)x); }                              \
+    inline T max(T a, T b) {                                                                                           \
+        return a < b ? b : a;                                                                                          \
+    }                                                                                                                  \
+    inline T min(T a, T b) {                                                                                           \
+        return b < a ? b : a;                                                                                          \
+    }                                                                                                                  \
+    inline T clamp(T x, T low, T high) {                                                                               \
+        return min(max(x, low), high);                                                                                 \
+    }                                                                                                                  \
+    inline T abs(T a) {                                                                                                \
+        return a < T(0) ? (T)(0 - a) : a;                                                                              \
+    }                                                                                                                  \
+    inline T absdiff(T a, T b) {                                                                                       \
+        return a < b ? (T)(b - a) : (T)(a - b);                                                                        \
+    }                                                                                                                  \
+    inline T max3(T a, T b, T c) {                                                                                     \
+        return max(a, max(b, c));                                                                                      \
+    }                                                                                                                  \
+    inline T min3(T a, T b, T c) {                                                                                     \
+        return min(a, min(b, c));                                                                                      \
+    }                                                                                                                  \
+    inline T popcount(T x) {                                                                                           \
+        return (T)__builtin_popcountl((std::make_unsigned_t<T>)x);                                                     \
+    }                                                                                                                  \
     inline T clz(T x) {                                                                                                \
         return x == 0 ? (T)(sizeof(T) * 8)                                                                             \
                       : (T)(__builtin_clzl((std::make_unsigned_t<T>)x) - (64 - (int)sizeof(T) * 8));                   \
     }                                                                                                                  \
-    inline T ctz(T x) { return x == 0 ? (T)(sizeof(T) * 8) : (T)__builtin_ctzl((std::make_unsigned_t<T>)x); }          \
+    inline T ctz(T x) {                                                                                                \
+        return x == 0 ? (T)(sizeof(T) * 8) : (T)__builtin_ctzl((std::make_unsigned_t<T>)x);                            \
+    }                                                                                                                  \
     inline T reverse_bits(T x) {                                                                                       \
         std::make_unsigned_t<T> u = x, r = 0;                                                                          \
         for (size_t i = 0; i < sizeof(T) * 8; ++i)                                                                     \
@@ -224,33 +280,38 @@ inline float sincos(float x, float &c) { return metal::sincos(x, c); }
         return (T)(((std::conditional_t<std::is_signed<T>::value, __int128, unsigned __int128>)a * b) >>               \
                    (sizeof(T) * 8));                                                                                   \
     }                                                                                                                  \
-    inline T madhi(T a, T b, T c) { return (T)(mulhi(a, b) + c); }                                                     \
+    inline T madhi(T a, T b, T c) {                                                                                    \
+        return (T)(mulhi(a, b) + c);                                                                                   \
+    }                                                                                                                  \
     inline T addsat(T a, T b) {                                                                                        \
         T r;                                                                                                           \
-        if (!__builtin_add_overflow(a, b, &r))                                                                         \
-            return r;                                                                                                  \
+        if (!__builtin_add_overflow(a, b, &r)) return r;                                                               \
         return b < T(0) ? numeric_limits<T>::min() : numeric_limits<T>::max();                                         \
     }                                                                                                                  \
     inline T subsat(T a, T b) {                                                                                        \
         T r;                                                                                                           \
-        if (!__builtin_sub_overflow(a, b, &r))                                                                         \
-            return r;                                                                                                  \
+        if (!__builtin_sub_overflow(a, b, &r)) return r;                                                               \
         return !numeric_limits<T>::is_signed || b > T(0) ? numeric_limits<T>::min() : numeric_limits<T>::max();        \
     }                                                                                                                  \
-    inline T hadd(T a, T b) { return (T)((a >> 1) + (b >> 1) + (a & b & 1)); }                                         \
-    inline T rhadd(T a, T b) { return (T)((a >> 1) + (b >> 1) + ((a | b) & 1)); }                                      \
+    inline T hadd(T a, T b) {                                                                                          \
+        return (T)((a >> 1) + (b >> 1) + (a & b & 1));                                                                 \
+    }                                                                                                                  \
+    inline T rhadd(T a, T b) {                                                                                         \
+        return (T)((a >> 1) + (b >> 1) + ((a | b) & 1));                                                               \
+    }                                                                                                                  \
     inline T rotate(T a, T b) {                                                                                        \
         std::make_unsigned_t<T> u = a;                                                                                 \
         unsigned k = (unsigned)b % (sizeof(T) * 8);                                                                    \
         return k ? (T)(u << k | u >> (sizeof(T) * 8 - k)) : a;                                                         \
     }                                                                                                                  \
     inline T extract_bits(T x, uint offset, uint bits) {                                                               \
-        return bits == 0 ? T(0) : (T)((T)((std::make_unsigned_t<T>)x << (sizeof(T) * 8 - offset - bits)) >>            \
-                                      (sizeof(T) * 8 - bits));                                                         \
+        return bits == 0 ? T(0)                                                                                        \
+                         : (T)((T)((std::make_unsigned_t<T>)x << (sizeof(T) * 8 - offset - bits)) >>                   \
+                               (sizeof(T) * 8 - bits));                                                                \
     }                                                                                                                  \
     inline T insert_bits(T base, T insert, uint offset, uint bits) {                                                   \
-        std::make_unsigned_t<T> mask = bits == sizeof(T) * 8 ? ~std::make_unsigned_t<T>(0)                             \
-                                                             : (std::make_unsigned_t<T>)((1ul << bits) - 1);           \
+        std::make_unsigned_t<T> mask =                                                                                 \
+            bits == sizeof(T) * 8 ? ~std::make_unsigned_t<T>(0) : (std::make_unsigned_t<T>)((1ul << bits) - 1);        \
         mask = (std::make_unsigned_t<T>)(mask << offset);                                                              \
         return (T)((base & ~mask) | ((std::make_unsigned_t<T>)((std::make_unsigned_t<T>)insert << offset) & mask));    \
     }
@@ -263,10 +324,18 @@ STANDIN_INTEGER(uint)
 STANDIN_INTEGER(long)
 STANDIN_INTEGER(ulong)
 #undef STANDIN_INTEGER
-inline int mul24(int a, int b) { return (int)((long)(a << 8 >> 8) * (b << 8 >> 8)); }
-inline uint mul24(uint a, uint b) { return (a & 0xffffffu) * (b & 0xffffffu); }
-inline int mad24(int a, int b, int c) { return mul24(a, b) + c; }
-inline uint mad24(uint a, uint b, uint c) { return mul24(a, b) + c; }
+inline int mul24(int a, int b) {
+    return (int)((long)(a << 8 >> 8) * (b << 8 >> 8));
+}
+inline uint mul24(uint a, uint b) {
+    return (a & 0xffffffu) * (b & 0xffffffu);
+}
+inline int mad24(int a, int b, int c) {
+    return mul24(a, b) + c;
+}
+inline uint mad24(uint a, uint b, uint c) {
+    return mul24(a, b) + c;
+}
 
 #define STANDIN_VECTOR_2(name)                                                                                         \
     template <class T, int N, class = std::enable_if_t<!std::is_same<T, bfloat>::value>>                               \
@@ -319,8 +388,12 @@ inline vec<T, N> select(const vec<T, N> &a, const vec<T, N> &b, const vec<bool, 
         r.e_[i] = condition.e_[i] ? b.e_[i] : a.e_[i];
     return r;
 }
-inline bool any(bool x) { return x; }
-inline bool all(bool x) { return x; }
+inline bool any(bool x) {
+    return x;
+}
+inline bool all(bool x) {
+    return x;
+}
 template <int N>
 inline bool any(const vec<bool, N> &v) {
     bool r = false;

@@ -10,8 +10,8 @@
 
 #include "arguments.h"
 
-using metal::as_type; // global in Metal, as the vector types are
 using metal::array;
+using metal::as_type; // global in Metal, as the vector types are
 #define STANDIN_GLOBAL(T)                                                                                              \
     using metal::T##2;                                                                                                 \
     using metal::T##3;                                                                                                 \

@@ -8,7 +8,9 @@
 namespace metal {
 
 enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4 };
-constexpr mem_flags operator|(mem_flags a, mem_flags b) { return (mem_flags)((int)a | (int)b); }
+constexpr mem_flags operator|(mem_flags a, mem_flags b) {
+    return (mem_flags)((int)a | (int)b);
+}
 
 inline void threadgroup_barrier(mem_flags flags, STANDIN_SITE) {
     standin::standin_threadgroup_barrier((int)flags, file_, line_);
@@ -22,9 +24,9 @@ inline void simdgroup_barrier(mem_flags flags, STANDIN_SITE) {
 namespace standin {
 
 template <class T>
-constexpr bool is_exchangeable = is_scalar<typename shape<T>::element> && sizeof(typename shape<T>::element) <= 4 &&
-                                 !std::is_same<typename shape<T>::element, bool>::value &&
-                                 !std::is_same<typename shape<T>::element, bfloat>::value;
+constexpr bool is_exchangeable =
+    is_scalar<typename shape<T>::element> && sizeof(typename shape<T>::element) <= 4 &&
+    !std::is_same<typename shape<T>::element, bool>::value && !std::is_same<typename shape<T>::element, bfloat>::value;
 
 // What all lanes of the simdgroup gave to one operation.
 template <class T>
@@ -57,8 +59,7 @@ STANDIN_UNCHECKED T reduce(const Exchange<T> &e, F combine) {
     unsigned i = (unsigned)__builtin_ctz(e.active);
     T r = e.values[i];
     for (++i; i < kSimdWidth; ++i)
-        if (e.is_active(i))
-            r = combine(r, e.values[i]);
+        if (e.is_active(i)) r = combine(r, e.values[i]);
     return r;
 }
 
@@ -70,7 +71,8 @@ namespace metal {
     template <class T>                                                                                                 \
     inline T name(T data, STANDIN_SITE) {                                                                              \
         return standin::reduce(standin::exchange(#name, data, file_, line_),                                           \
-                               [](T a, T b) __attribute__((no_sanitize("thread", "undefined"))) { return expression; }); \
+                               [](T a, T b)                                                                            \
+                                   __attribute__((no_sanitize("thread", "undefined"))) { return expression; });        \
     }
 STANDIN_REDUCE(simd_sum, (T)(a + b))
 STANDIN_REDUCE(simd_product, (T)(a * b))
@@ -87,8 +89,7 @@ STANDIN_REDUCE(simd_xor, (T)(a ^ b))
         auto e = standin::exchange(#name, data, file_, line_);                                                         \
         T r = T(identity);                                                                                             \
         for (unsigned i = 0; i < e.lane + last; ++i)                                                                   \
-            if (e.is_active(i))                                                                                        \
-                r = (T)(r op e.values[i]);                                                                             \
+            if (e.is_active(i)) r = (T)(r op e.values[i]);                                                             \
         return r;                                                                                                      \
     }
 STANDIN_PREFIX(simd_prefix_inclusive_sum, 0, +, 1)
@@ -104,8 +105,7 @@ STANDIN_PREFIX(simd_prefix_exclusive_product, 1, *, 0)
         auto e = standin::exchange(#name, data, file_, line_);                                                         \
         [[maybe_unused]] const long lane = (long)e.lane;                                                               \
         const long from = (source);                                                                                    \
-        if (keep && (from < 0 || from >= (long)standin::kSimdWidth))                                                   \
-            return data;                                                                                               \
+        if (keep && (from < 0 || from >= (long)standin::kSimdWidth)) return data;                                      \
         return standin::take(e, #name, file_, line_, from);                                                            \
     }
 STANDIN_SHUFFLE(simd_shuffle, (long)n, false)
@@ -144,14 +144,19 @@ struct simd_vote {
     vote_t v_;
 };
 inline simd_vote simd_ballot(bool x, STANDIN_SITE) {
-    return simd_vote(standin::reduce(standin::exchange("simd_ballot", x ? 1u << standin::standin_lane() : 0u, file_, line_),
-                                     [](uint a, uint b) { return a | b; }));
+    return simd_vote(
+        standin::reduce(standin::exchange("simd_ballot", x ? 1u << standin::standin_lane() : 0u, file_, line_),
+                        [](uint a, uint b) { return a | b; }));
 }
 inline simd_vote simd_active_threads_mask(STANDIN_SITE) {
     return simd_vote(standin::exchange("simd_active_threads_mask", 0u, file_, line_).active);
 }
-inline bool simd_any(bool x, STANDIN_SITE) { return simd_or((uint)x, file_, line_) != 0; }
-inline bool simd_all(bool x, STANDIN_SITE) { return simd_and((uint)x, file_, line_) != 0; }
+inline bool simd_any(bool x, STANDIN_SITE) {
+    return simd_or((uint)x, file_, line_) != 0;
+}
+inline bool simd_all(bool x, STANDIN_SITE) {
+    return simd_and((uint)x, file_, line_) != 0;
+}
 inline bool simd_is_first(STANDIN_SITE) {
     auto e = standin::exchange("simd_is_first", 0u, file_, line_);
     return e.lane == (unsigned)__builtin_ctz(e.active);
@@ -197,7 +202,8 @@ inline unsigned long element_offset(unsigned k, ulong per_row, const metal::ulon
     return (origin.e_[1] + row) * per_row + origin.e_[0] + column;
 }
 
-STANDIN_UNCHECKED void note_uniform(const void *p, ulong per_row, const metal::ulong2 &origin, bool transpose, int line) {
+STANDIN_UNCHECKED void note_uniform(const void *p, ulong per_row, const metal::ulong2 &origin, bool transpose,
+                                    int line) {
     const uint64_t all[] = {(uint64_t)(uintptr_t)p, per_row, origin.e_[0], origin.e_[1], transpose, (uint64_t)line};
     uint64_t h = 0;
     for (uint64_t v : all)

@@ -75,7 +75,8 @@ struct shape<metal::vec<T, N>> {
     typedef T element;
 };
 template <class T>
-constexpr bool is_floating = std::is_same<T, float>::value || std::is_same<T, half>::value || std::is_same<T, bfloat>::value;
+constexpr bool is_floating =
+    std::is_same<T, float>::value || std::is_same<T, half>::value || std::is_same<T, bfloat>::value;
 template <class T>
 constexpr bool is_scalar = std::is_integral<T>::value || is_floating<T>;
 template <class S>
@@ -121,8 +122,12 @@ using ::half;
             for (int i = 0; i < standin::shape<S>::components; ++i)                                                    \
                 e_[k++] = (T)s.e_[i];                                                                                  \
     }                                                                                                                  \
-    T &operator[](size_t i) { return e_[i]; }                                                                          \
-    const T &operator[](size_t i) const { return e_[i]; }                                                              \
+    T &operator[](size_t i) {                                                                                          \
+        return e_[i];                                                                                                  \
+    }                                                                                                                  \
+    const T &operator[](size_t i) const {                                                                              \
+        return e_[i];                                                                                                  \
+    }                                                                                                                  \
     template <int... I>                                                                                                \
     vec<T, (int)sizeof...(I)> get_() const {                                                                           \
         vec<T, (int)sizeof...(I)> r;                                                                                   \
@@ -229,7 +234,7 @@ struct packed_vec {
         return vec<T, N>((T)s) op a;                                                                                   \
     }                                                                                                                  \
     template <class T, int N, class S>                                                                                 \
-    inline vec<T, N> &operator op##=(vec<T, N> &a, const S &s) {                                                       \
+    inline vec<T, N> &operator op## = (vec<T, N> & a, const S &s) {                                                    \
         return a = a op s;                                                                                             \
     }
 STANDIN_BINARY(+)
@@ -359,7 +364,7 @@ struct numeric_limits<bool> {
         static constexpr bool is_signed = true, is_integer = false;                                                    \
         static constexpr int digits = bits;                                                                            \
         static constexpr T max() { return (T)largest; }                                                                \
-        static constexpr T lowest() { return (T)-largest; }                                                            \
+        static constexpr T lowest() { return (T) - largest; }                                                          \
         static constexpr T min() { return (T)smallest; }                                                               \
         static constexpr T epsilon() { return (T)eps; }                                                                \
         static constexpr T infinity() { return (T)__builtin_inff(); }                                                  \

@@ -123,15 +123,19 @@ static std::string format(const char *p, va_list arguments) {
         }
         case 'd':
         case 'i':
-            if (wide) snprintf(text, sizeof text, spec.c_str(), va_arg(arguments, long));
-            else snprintf(text, sizeof text, spec.c_str(), va_arg(arguments, int));
+            if (wide)
+                snprintf(text, sizeof text, spec.c_str(), va_arg(arguments, long));
+            else
+                snprintf(text, sizeof text, spec.c_str(), va_arg(arguments, int));
             break;
         case 'u':
         case 'x':
         case 'X':
         case 'o':
-            if (wide) snprintf(text, sizeof text, spec.c_str(), va_arg(arguments, unsigned long));
-            else snprintf(text, sizeof text, spec.c_str(), va_arg(arguments, unsigned));
+            if (wide)
+                snprintf(text, sizeof text, spec.c_str(), va_arg(arguments, unsigned long));
+            else
+                snprintf(text, sizeof text, spec.c_str(), va_arg(arguments, unsigned));
             break;
         case 'f':
         case 'g':
@@ -418,7 +422,9 @@ NSString *const NSCocoaErrorDomain = @"NSCocoaErrorDomain";
 }
 - (NSString *)localizedDescription {
     NSString *given = [userInfo objectForKey:NSLocalizedDescriptionKey];
-    return given ? given : [NSString stringWithFormat:@"The operation couldn't be completed. (%@ error %ld.)", domain, (long)code];
+    return given ? given
+                 : [NSString
+                       stringWithFormat:@"The operation couldn't be completed. (%@ error %ld.)", domain, (long)code];
 }
 - (NSString *)description {
     return [self localizedDescription];

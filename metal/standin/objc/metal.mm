@@ -61,7 +61,8 @@ struct State {
     std::mutex mutex;
     std::condition_variable changed;
     uint64_t bytes = 0;
-    uint64_t limit = environment("MLXR_STANDIN_MEMORY", (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4 * 3);
+    uint64_t limit =
+        environment("MLXR_STANDIN_MEMORY", (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4 * 3);
     uint32_t delay = (uint32_t)environment("MLXR_STANDIN_DELAY_US", 0);
     bool checked = environment("MLXR_STANDIN_CHECKED", 0) != 0;
     int order = order_from_environment();
@@ -69,8 +70,8 @@ struct State {
     int injected = getenv("MLXR_STANDIN_LOSE_AFTER") ? MTLCommandBufferErrorDeviceRemoved : 0;
     uint64_t inject_after = environment("MLXR_STANDIN_LOSE_AFTER", 0);
     bool lost = false;
-    uint64_t pending = 0; // command buffers committed and not let go of
-    std::map<std::string, void *> modules; // by the path of the compiled library
+    uint64_t pending = 0;                        // command buffers committed and not let go of
+    std::map<std::string, void *> modules;       // by the path of the compiled library
     std::map<std::string, std::string> compiled; // path by source
 };
 State &state() {
@@ -78,7 +79,9 @@ State &state() {
     return *instance;
 }
 
-NSString *string_of(const std::string &text) { return [NSString stringWithUTF8String:text.c_str()]; }
+NSString *string_of(const std::string &text) {
+    return [NSString stringWithUTF8String:text.c_str()];
+}
 
 NSError *make_error(NSString *domain, NSInteger code, const std::string &text) {
     return [NSError errorWithDomain:domain code:code userInfo:@{NSLocalizedDescriptionKey : string_of(text)}];
@@ -96,7 +99,9 @@ void require(bool condition, const std::string &what) {
     if (!condition) misuse(what);
 }
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 std::string read_file(const std::string &path) {
     std::ifstream file(path, std::ios::binary);
@@ -105,7 +110,9 @@ std::string read_file(const std::string &path) {
     return text.str();
 }
 
-bool starts_with(const std::string &text, const char *prefix) { return text.compare(0, strlen(prefix), prefix) == 0; }
+bool starts_with(const std::string &text, const char *prefix) {
+    return text.compare(0, strlen(prefix), prefix) == 0;
+}
 
 // Runs the stand-in's compiler on a source. True, and the path of the library; or false, and the compiler's messages.
 bool compile(const std::string &source, std::string &result) {
@@ -545,8 +552,8 @@ void leave(Line &line) {
 - (void)setBuffer:(id<MTLBuffer>)given offset:(NSUInteger)offset atIndex:(NSUInteger)index {
     [self mustBeOpen];
     require(index < kMaxBuffers, "setBuffer: index " + std::to_string(index) + " is not below 31");
-    require(!given || offset < given.length,
-            "setBuffer: offset " + std::to_string(offset) + " is beyond the buffer's " + std::to_string(given.length) + " bytes");
+    require(!given || offset < given.length, "setBuffer: offset " + std::to_string(offset) +
+                                                 " is beyond the buffer's " + std::to_string(given.length) + " bytes");
     next.arguments[index] = Argument{given, offset, nullptr};
 }
 - (void)setBufferOffset:(NSUInteger)offset atIndex:(NSUInteger)index {
@@ -573,9 +580,9 @@ void leave(Line &line) {
     [self mustBeOpen];
     require(next.pipeline != nil, "dispatch without a pipeline state");
     const NSUInteger threads = group.width * group.height * group.depth;
-    require(threads > 0 && threads <= next.pipeline->threads,
-            "dispatch: " + std::to_string(threads) + " threads in a threadgroup; the pipeline allows " +
-                std::to_string(next.pipeline->threads));
+    require(threads > 0 && threads <= next.pipeline->threads, "dispatch: " + std::to_string(threads) +
+                                                                  " threads in a threadgroup; the pipeline allows " +
+                                                                  std::to_string(next.pipeline->threads));
     require(grid.width && grid.height && grid.depth, "dispatch: the grid is empty");
     require(grid.width <= UINT32_MAX && grid.height <= UINT32_MAX && grid.depth <= UINT32_MAX,
             "dispatch: the grid has more than 2^32 threads in a dimension");
@@ -584,7 +591,8 @@ void leave(Line &line) {
     buffer->commands.push_back(next);
 }
 - (void)dispatchThreadgroups:(MTLSize)groups threadsPerThreadgroup:(MTLSize)group {
-    [self dispatchThreads:MTLSizeMake(groups.width * group.width, groups.height * group.height, groups.depth * group.depth)
+    [self dispatchThreads:MTLSizeMake(groups.width * group.width, groups.height * group.height,
+                                      groups.depth * group.depth)
         threadsPerThreadgroup:group];
 }
 - (void)memoryBarrierWithScope:(MTLBarrierScope)scope {
@@ -751,7 +759,8 @@ void leave(Line &line) {
     for (const Command &command : commands) {
         if (error) break;
         StandinEvent *event = command.event;
-        if (command.kind == Command::Launch) error = [self launch:command];
+        if (command.kind == Command::Launch)
+            error = [self launch:command];
         else if (command.kind == Command::Signal) {
             std::lock_guard lock(event->mutex);
             event->value = std::max(event->value, command.value);
@@ -760,7 +769,9 @@ void leave(Line &line) {
             std::unique_lock lock(event->mutex);
             const bool came = event->changed.wait_for(lock, std::chrono::duration<double>(kEventTimeout),
                                                       [&] { return event->value >= command.value; });
-            if (!came) error = make_error(MTLCommandBufferErrorDomain, MTLCommandBufferErrorTimeout, "an event was never signalled");
+            if (!came)
+                error = make_error(MTLCommandBufferErrorDomain, MTLCommandBufferErrorTimeout,
+                                   "an event was never signalled");
         }
     }
     commands.clear();
@@ -903,7 +914,9 @@ void leave(Line &line) {
     b->owned = true;
     return b;
 }
-- (id<MTLBuffer>)newBufferWithBytes:(const void *)pointer length:(NSUInteger)length options:(MTLResourceOptions)options {
+- (id<MTLBuffer>)newBufferWithBytes:(const void *)pointer
+                             length:(NSUInteger)length
+                            options:(MTLResourceOptions)options {
     id<MTLBuffer> b = [self newBufferWithLength:length options:options];
     if (b) memcpy(b.contents, pointer, length);
     return b;
@@ -968,10 +981,11 @@ void leave(Line &line) {
                                             reflection:nil
                                                  error:error];
 }
-- (id<MTLComputePipelineState>)newComputePipelineStateWithDescriptor:(MTLComputePipelineDescriptor *)descriptor
-                                                             options:(MTLPipelineOption)options
-                                                          reflection:(MTLComputePipelineReflection *__autoreleasing *)reflection
-                                                               error:(NSError *__autoreleasing *)error {
+- (id<MTLComputePipelineState>)
+    newComputePipelineStateWithDescriptor:(MTLComputePipelineDescriptor *)descriptor
+                                  options:(MTLPipelineOption)options
+                               reflection:(MTLComputePipelineReflection *__autoreleasing *)reflection
+                                    error:(NSError *__autoreleasing *)error {
     StandinFunction *f = descriptor.computeFunction;
     require(f != nil, "a pipeline needs a function");
     if (options & MTLPipelineOptionFailOnBinaryArchiveMiss) {
@@ -1049,7 +1063,8 @@ NSArray<id<MTLDevice>> *MTLCopyAllDevices(void) {
     return NO;
 }
 - (BOOL)startCaptureWithDescriptor:(MTLCaptureDescriptor *)descriptor error:(NSError *__autoreleasing *)error {
-    give(error, MTLCaptureErrorDomain, MTLCaptureErrorNotSupported, "the stand-in has no GPU whose work could be captured");
+    give(error, MTLCaptureErrorDomain, MTLCaptureErrorNotSupported,
+         "the stand-in has no GPU whose work could be captured");
     return NO;
 }
 - (void)stopCapture {
@@ -1071,7 +1086,9 @@ void standin_set_memory_limit(uint64_t bytes) {
     std::lock_guard lock(state().mutex);
     state().limit = bytes;
 }
-void standin_set_delay(uint32_t microseconds) { state().delay = microseconds; }
+void standin_set_delay(uint32_t microseconds) {
+    state().delay = microseconds;
+}
 void standin_inject_failure(int32_t error, uint32_t after) {
     std::lock_guard lock(state().mutex);
     state().injected = error;

@@ -146,21 +146,18 @@ thread_local int pools = 0;
 void memory_error(const std::string &message) {
     ++state().errors;
     fprintf(stderr, "stand-in for Metal: Objective-C: %s\n", message.c_str());
-    if (!state().tolerate)
-        abort();
+    if (!state().tolerate) abort();
 }
 
 const char *intern(const char *name) {
     auto &names = state().names;
     auto found = names.find(name);
-    if (found == names.end())
-        found = names.emplace(name, strdup(name)).first;
+    if (found == names.end()) found = names.emplace(name, strdup(name)).first;
     return found->second;
 }
 
 void add_methods(Class to, MethodList *list) {
-    if (!to->table)
-        to->table = new MethodTable;
+    if (!to->table) to->table = new MethodTable;
     for (; list; list = list->next)
         for (int i = 0; i < list->count; ++i) {
             Method *method = &list->methods[i];
@@ -171,11 +168,9 @@ void add_methods(Class to, MethodList *list) {
 
 // Lays out a class whose superclass is laid out, and enters its methods.
 void resolve(Class c) {
-    if (c->info & kResolved)
-        return;
+    if (c->info & kResolved) return;
     c->info |= kResolved;
-    if (c->super)
-        resolve(c->super);
+    if (c->super) resolve(c->super);
     Class meta = c->isa;
     meta->info |= kResolved;
     meta->name = c->name;
@@ -205,16 +200,25 @@ void resolve(Class c) {
 Method *find_method(Class c, const char *name) {
     for (; c; c = c->super)
         if (c->table)
-            if (auto found = c->table->find(name); found != c->table->end())
-                return found->second;
+            if (auto found = c->table->find(name); found != c->table->end()) return found->second;
     return nullptr;
 }
 
-bool is_tiny(id o) { return (reinterpret_cast<uintptr_t>(o) & 7) != 0; }
-Class class_of(id o) { return is_tiny(o) ? &tiny_string_class : o->isa; }
-bool is_block(id o) { return !is_tiny(o) && (o->isa->info & kBlock); }
-bool is_constant(id o) { return is_tiny(o) || o->isa == &constant_string_class || (o->isa->info & kMeta); }
-size_t &count_of(id o) { return reinterpret_cast<size_t *>(o)[-1]; }
+bool is_tiny(id o) {
+    return (reinterpret_cast<uintptr_t>(o) & 7) != 0;
+}
+Class class_of(id o) {
+    return is_tiny(o) ? &tiny_string_class : o->isa;
+}
+bool is_block(id o) {
+    return !is_tiny(o) && (o->isa->info & kBlock);
+}
+bool is_constant(id o) {
+    return is_tiny(o) || o->isa == &constant_string_class || (o->isa->info & kMeta);
+}
+size_t &count_of(id o) {
+    return reinterpret_cast<size_t *>(o)[-1];
+}
 
 extern "C" {
 void *_Block_copy(const void *);
@@ -223,11 +227,21 @@ id objc_autorelease(id);
 id objc_retain(id);
 extern objc_class _NSConcreteStackBlock;
 }
-id retain_block(id o, SEL) { return objc_retain(o); }
-id copy_block(id o, SEL) { return static_cast<id>(_Block_copy(o)); }
-void release_block(id o, SEL) { _Block_release(o); }
-id autorelease_block(id o, SEL) { return objc_autorelease(o); }
-id ignore(id, SEL) { return nullptr; }
+id retain_block(id o, SEL) {
+    return objc_retain(o);
+}
+id copy_block(id o, SEL) {
+    return static_cast<id>(_Block_copy(o));
+}
+void release_block(id o, SEL) {
+    _Block_release(o);
+}
+id autorelease_block(id o, SEL) {
+    return objc_autorelease(o);
+}
+id ignore(id, SEL) {
+    return nullptr;
+}
 
 IMP look_up(Class c, SEL selector) {
     State &s = state();
@@ -238,25 +252,18 @@ IMP look_up(Class c, SEL selector) {
     const char *name = selector->name;
     const size_t slot = ((reinterpret_cast<uintptr_t>(c) >> 4) ^ (reinterpret_cast<uintptr_t>(name) >> 3)) % 4096;
     const Entry *entry = s.cache[slot].load(std::memory_order_acquire);
-    if (entry && entry->of == c && entry->name == name)
-        return entry->implementation;
+    if (entry && entry->of == c && entry->name == name) return entry->implementation;
     if (c->info & kBlock) {
-        if (!strcmp(name, "copy"))
-            return reinterpret_cast<IMP>(copy_block);
-        if (!strcmp(name, "retain"))
-            return reinterpret_cast<IMP>(retain_block);
-        if (!strcmp(name, "release"))
-            return reinterpret_cast<IMP>(release_block);
-        if (!strcmp(name, "autorelease"))
-            return reinterpret_cast<IMP>(autorelease_block);
+        if (!strcmp(name, "copy")) return reinterpret_cast<IMP>(copy_block);
+        if (!strcmp(name, "retain")) return reinterpret_cast<IMP>(retain_block);
+        if (!strcmp(name, "release")) return reinterpret_cast<IMP>(release_block);
+        if (!strcmp(name, "autorelease")) return reinterpret_cast<IMP>(autorelease_block);
     }
     Guard guard(s.mutex);
     name = selector->name = intern(name);
-    if (!(c->info & (kResolved | kMeta)))
-        resolve(c);
+    if (!(c->info & (kResolved | kMeta))) resolve(c);
     Method *method = find_method(c, name);
-    if (!method)
-        die(std::string(c->info & kMeta ? "+[" : "-[") + c->name + " " + name + "]: unrecognized selector");
+    if (!method) die(std::string(c->info & kMeta ? "+[" : "-[") + c->name + " " + name + "]: unrecognized selector");
     // Entries are never freed: another thread may be reading one. There are as many as there are pairs that were sent.
     s.cache[slot].store(new Entry{c, name, method->implementation}, std::memory_order_release);
     return method->implementation;
@@ -286,14 +293,20 @@ R send(id o, SEL selector, A... a) {
 
 extern "C" {
 
-IMP standin_look_up(id o, SEL selector) { return look_up(class_of(o), selector); }
+IMP standin_look_up(id o, SEL selector) {
+    return look_up(class_of(o), selector);
+}
 
-IMP objc_msg_lookup(id o, SEL selector) { return o ? look_up(class_of(o), selector) : reinterpret_cast<IMP>(ignore); }
+IMP objc_msg_lookup(id o, SEL selector) {
+    return o ? look_up(class_of(o), selector) : reinterpret_cast<IMP>(ignore);
+}
 struct SuperCall {
     id self;
     Class super;
 };
-IMP objc_msg_lookup_super(SuperCall *call, SEL selector) { return look_up(call->super, selector); }
+IMP objc_msg_lookup_super(SuperCall *call, SEL selector) {
+    return look_up(call->super, selector);
+}
 
 // A send keeps all argument registers, looks the method up, and jumps to it.
 #if defined(__x86_64__)
@@ -419,17 +432,13 @@ objc_msgSend_fpret:
 void __objc_load(Image *image) {
     State &s = state();
     Guard guard(s.mutex);
-    if (image->version != 0)
-        die("the compiler speaks another version of the runtime's interface");
+    if (image->version != 0) die("the compiler speaks another version of the runtime's interface");
     for (auto *selector = image->selectors; selector < image->selectors_end; ++selector)
-        if (selector->name)
-            selector->name = intern(selector->name);
+        if (selector->name) selector->name = intern(selector->name);
     for (auto *c = image->classes; c < image->classes_end; ++c)
-        if (*c)
-            resolve(*c);
+        if (*c) resolve(*c);
     for (auto *category = image->categories; category < image->categories_end; ++category)
-        if (category->name)
-            s.waiting.push_back(category);
+        if (category->name) s.waiting.push_back(category);
     std::vector<Category *> left;
     for (Category *category : s.waiting) {
         auto found = s.classes.find(category->class_name);
@@ -500,8 +509,7 @@ void object_dispose(id o) {
 // ---------------------------------------------------------------- reference counts
 
 id objc_retain(id o) {
-    if (!o || is_constant(o))
-        return o;
+    if (!o || is_constant(o)) return o;
     if (is_block(o)) // on the stack it stays there: only a copy moves it
         return o->isa == &_NSConcreteStackBlock ? o : static_cast<id>(_Block_copy(o));
     if (o->isa == &zombie_class) {
@@ -514,26 +522,24 @@ id objc_retain(id o) {
 
 void objc_release(id o) {
     static Selector dealloc("dealloc");
-    if (!o || is_constant(o))
-        return;
-    if (is_block(o))
-        return _Block_release(o);
-    if (o->isa == &zombie_class)
-        return memory_error("over-release: release of an object that is gone");
-    if (__atomic_fetch_sub(&count_of(o), 1, __ATOMIC_ACQ_REL) == 1)
-        send<void>(o, dealloc);
+    if (!o || is_constant(o)) return;
+    if (is_block(o)) return _Block_release(o);
+    if (o->isa == &zombie_class) return memory_error("over-release: release of an object that is gone");
+    if (__atomic_fetch_sub(&count_of(o), 1, __ATOMIC_ACQ_REL) == 1) send<void>(o, dealloc);
 }
 
-size_t standin_retain_count(id o) { return is_constant(o) ? SIZE_MAX : count_of(o); }
+size_t standin_retain_count(id o) {
+    return is_constant(o) ? SIZE_MAX : count_of(o);
+}
 
 id objc_autorelease(id o) {
-    if (!o)
-        return o;
+    if (!o) return o;
     if (pools)
         autoreleased.push_back(o);
     else {
         ++state().errors;
-        fprintf(stderr, "stand-in for Metal: Objective-C: autorelease of a %s without a pool: it leaks\n", class_of(o)->name);
+        fprintf(stderr, "stand-in for Metal: Objective-C: autorelease of a %s without a pool: it leaks\n",
+                class_of(o)->name);
     }
     return o;
 }
@@ -550,13 +556,27 @@ void objc_autoreleasePoolPop(void *pool) {
     }
     --pools;
 }
-id objc_retainAutorelease(id o) { return objc_autorelease(objc_retain(o)); }
-id objc_autoreleaseReturnValue(id o) { return objc_autorelease(o); }
-id objc_retainAutoreleaseReturnValue(id o) { return objc_retainAutorelease(o); }
-id objc_retainAutoreleasedReturnValue(id o) { return objc_retain(o); }
-id objc_claimAutoreleasedReturnValue(id o) { return objc_retain(o); }
-id objc_unsafeClaimAutoreleasedReturnValue(id o) { return o; }
-id objc_retainBlock(id o) { return static_cast<id>(_Block_copy(o)); }
+id objc_retainAutorelease(id o) {
+    return objc_autorelease(objc_retain(o));
+}
+id objc_autoreleaseReturnValue(id o) {
+    return objc_autorelease(o);
+}
+id objc_retainAutoreleaseReturnValue(id o) {
+    return objc_retainAutorelease(o);
+}
+id objc_retainAutoreleasedReturnValue(id o) {
+    return objc_retain(o);
+}
+id objc_claimAutoreleasedReturnValue(id o) {
+    return objc_retain(o);
+}
+id objc_unsafeClaimAutoreleasedReturnValue(id o) {
+    return o;
+}
+id objc_retainBlock(id o) {
+    return static_cast<id>(_Block_copy(o));
+}
 id objc_storeStrong(id *where, id value) {
     id old = *where;
     objc_retain(value);
@@ -564,8 +584,12 @@ id objc_storeStrong(id *where, id value) {
     objc_release(old);
     return value;
 }
-id objc_alloc(Class c) { return class_createInstance(c, 0); }
-id objc_allocWithZone(Class c) { return class_createInstance(c, 0); }
+id objc_alloc(Class c) {
+    return class_createInstance(c, 0);
+}
+id objc_allocWithZone(Class c) {
+    return class_createInstance(c, 0);
+}
 id objc_alloc_init(Class c) {
     static Selector init("init");
     return send(class_createInstance(c, 0), init);
@@ -576,8 +600,7 @@ id objc_alloc_init(Class c) {
 id objc_initWeak(id *where, id o) {
     Guard guard(state().mutex);
     *where = o;
-    if (o)
-        state().weak[o].push_back(where);
+    if (o) state().weak[o].push_back(where);
     return o;
 }
 void objc_destroyWeak(id *where) {
@@ -589,8 +612,7 @@ void objc_destroyWeak(id *where) {
                 all.erase(all.begin() + (ptrdiff_t)i);
                 break;
             }
-        if (all.empty())
-            state().weak.erase(*where);
+        if (all.empty()) state().weak.erase(*where);
     }
     *where = nullptr;
 }
@@ -603,15 +625,16 @@ id objc_storeWeak(id *where, id o) {
 id objc_loadWeakRetained(id *where) {
     Guard guard(state().mutex);
     id o = *where;
-    if (!o || is_constant(o))
-        return o;
+    if (!o || is_constant(o)) return o;
     size_t count = __atomic_load_n(&count_of(o), __ATOMIC_RELAXED);
     while (count > 0)
         if (__atomic_compare_exchange_n(&count_of(o), &count, count + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
             return o;
     return nullptr;
 }
-id objc_loadWeak(id *where) { return objc_autorelease(objc_loadWeakRetained(where)); }
+id objc_loadWeak(id *where) {
+    return objc_autorelease(objc_loadWeakRetained(where));
+}
 void objc_copyWeak(id *to, id *from) {
     Guard guard(state().mutex);
     objc_initWeak(to, *from);
@@ -629,8 +652,7 @@ static std::recursive_mutex &lock_of(const void *o) {
 }
 id objc_getProperty(id o, SEL, ptrdiff_t offset, bool atomic) {
     id *where = reinterpret_cast<id *>(reinterpret_cast<char *>(o) + offset);
-    if (!atomic)
-        return objc_retainAutorelease(*where);
+    if (!atomic) return objc_retainAutorelease(*where);
     std::lock_guard<std::recursive_mutex> guard(lock_of(where));
     return objc_retainAutorelease(*where);
 }
@@ -648,10 +670,18 @@ void objc_setProperty(id o, SEL, ptrdiff_t offset, id value, bool atomic, bool c
     }
     objc_release(old);
 }
-void objc_setProperty_nonatomic(id o, SEL s, id value, ptrdiff_t at) { objc_setProperty(o, s, at, value, false, false); }
-void objc_setProperty_atomic(id o, SEL s, id value, ptrdiff_t at) { objc_setProperty(o, s, at, value, true, false); }
-void objc_setProperty_nonatomic_copy(id o, SEL s, id value, ptrdiff_t at) { objc_setProperty(o, s, at, value, false, true); }
-void objc_setProperty_atomic_copy(id o, SEL s, id value, ptrdiff_t at) { objc_setProperty(o, s, at, value, true, true); }
+void objc_setProperty_nonatomic(id o, SEL s, id value, ptrdiff_t at) {
+    objc_setProperty(o, s, at, value, false, false);
+}
+void objc_setProperty_atomic(id o, SEL s, id value, ptrdiff_t at) {
+    objc_setProperty(o, s, at, value, true, false);
+}
+void objc_setProperty_nonatomic_copy(id o, SEL s, id value, ptrdiff_t at) {
+    objc_setProperty(o, s, at, value, false, true);
+}
+void objc_setProperty_atomic_copy(id o, SEL s, id value, ptrdiff_t at) {
+    objc_setProperty(o, s, at, value, true, true);
+}
 
 int objc_sync_enter(id o) {
     lock_of(o).lock();
@@ -661,18 +691,30 @@ int objc_sync_exit(id o) {
     lock_of(o).unlock();
     return 0;
 }
-void objc_enumerationMutation(id) { die("a collection was changed while it was enumerated"); }
-void objc_exception_throw(id o) { die(std::string("an exception of class ") + class_of(o)->name + " was thrown"); }
+void objc_enumerationMutation(id) {
+    die("a collection was changed while it was enumerated");
+}
+void objc_exception_throw(id o) {
+    die(std::string("an exception of class ") + class_of(o)->name + " was thrown");
+}
 
 Class objc_getClass(const char *name) {
     Guard guard(state().mutex);
     auto found = state().classes.find(name);
     return found == state().classes.end() ? nullptr : found->second;
 }
-Class object_getClass(id o) { return o ? class_of(o) : nullptr; }
-Class class_getSuperclass(Class c) { return c->super; }
-const char *class_getName(Class c) { return c ? c->name : "nil"; }
-const char *sel_getName(SEL selector) { return selector->name; }
+Class object_getClass(id o) {
+    return o ? class_of(o) : nullptr;
+}
+Class class_getSuperclass(Class c) {
+    return c->super;
+}
+const char *class_getName(Class c) {
+    return c ? c->name : "nil";
+}
+const char *sel_getName(SEL selector) {
+    return selector->name;
+}
 bool class_respondsToSelector(Class c, SEL selector) {
     Guard guard(state().mutex);
     selector->name = intern(selector->name);
@@ -681,14 +723,12 @@ bool class_respondsToSelector(Class c, SEL selector) {
 static bool lists(const ProtocolList *list, const char *name) {
     for (; list; list = list->next)
         for (long i = 0; i < list->count; ++i)
-            if (!strcmp(list->protocols[i]->name, name) || lists(list->protocols[i]->protocols, name))
-                return true;
+            if (!strcmp(list->protocols[i]->name, name) || lists(list->protocols[i]->protocols, name)) return true;
     return false;
 }
 bool standin_conforms(Class c, ObjcProtocol *protocol) {
     for (; c; c = c->super)
-        if (lists(static_cast<ProtocolList *>(c->protocols), protocol->name))
-            return true;
+        if (lists(static_cast<ProtocolList *>(c->protocols), protocol->name)) return true;
     return false;
 }
 
@@ -732,8 +772,7 @@ objc_class _NSConcreteMallocBlock = {nullptr, nullptr, "NSMallocBlock", 0, kReso
 
 void *_Block_copy(const void *block) {
     auto *from = static_cast<Block *>(const_cast<void *>(block));
-    if (!from || (from->flags & kGlobal))
-        return from;
+    if (!from || (from->flags & kGlobal)) return from;
     if (from->flags & kOnHeap) {
         __atomic_fetch_add(&from->references, 1, __ATOMIC_RELAXED);
         return from;
@@ -744,19 +783,15 @@ void *_Block_copy(const void *block) {
     to->flags |= kOnHeap;
     to->references = 1;
     ++state().live;
-    if (to->flags & kHasCopy)
-        to->descriptor->copy(to, from);
+    if (to->flags & kHasCopy) to->descriptor->copy(to, from);
     return to;
 }
 void _Block_release(const void *given) {
     auto *block = static_cast<Block *>(const_cast<void *>(given));
-    if (!block || !(block->flags & kOnHeap))
-        return;
+    if (!block || !(block->flags & kOnHeap)) return;
     const int before = __atomic_fetch_sub(&block->references, 1, __ATOMIC_ACQ_REL);
-    if (before > 1)
-        return;
-    if (block->flags & kHasCopy)
-        block->descriptor->dispose(block);
+    if (before > 1) return;
+    if (block->flags & kHasCopy) block->descriptor->dispose(block);
     --state().live;
     free(block);
 }
@@ -776,8 +811,7 @@ void _Block_object_assign(void *to, const void *object, const int flags) {
             moved->flags = (from->flags & ~0xffff) | kOnHeap | 2; // references by the frame and by the block
             moved->forwarding = moved;
             from->forwarding = moved;
-            if (from->flags & kHasCopy)
-                from->keep(moved, from);
+            if (from->flags & kHasCopy) from->keep(moved, from);
         } else
             __atomic_fetch_add(&from->forwarding->flags, 1, __ATOMIC_RELAXED);
         *static_cast<void **>(to) = from->forwarding;
@@ -787,18 +821,15 @@ void _Block_object_assign(void *to, const void *object, const int flags) {
     }
 }
 void _Block_object_dispose(const void *object, const int flags) {
-    if (flags & (kByReferenceCaller | kFieldWeak))
-        return;
+    if (flags & (kByReferenceCaller | kFieldWeak)) return;
     switch (flags & 15) {
     case kFieldObject: objc_release(static_cast<id>(const_cast<void *>(object))); break;
     case kFieldBlock: _Block_release(object); break;
     case kFieldByReference: {
         auto *variable = static_cast<const ByReference *>(object)->forwarding;
-        if (!(variable->flags & kOnHeap))
-            break;
+        if (!(variable->flags & kOnHeap)) break;
         if ((__atomic_sub_fetch(&variable->flags, 1, __ATOMIC_ACQ_REL) & 0xffff) == 0) {
-            if (variable->flags & kHasCopy)
-                variable->destroy(variable);
+            if (variable->flags & kHasCopy) variable->destroy(variable);
             free(variable);
         }
         break;
@@ -809,8 +840,14 @@ void _Block_object_dispose(const void *object, const int flags) {
 
 // ---------------------------------------------------------------- inspection
 
-int64_t standin_live_objects(void) { return state().live; }
-int64_t standin_memory_errors(void) { return state().errors; }
-void standin_tolerate(int32_t tolerate) { state().tolerate = tolerate != 0; }
+int64_t standin_live_objects(void) {
+    return state().live;
+}
+int64_t standin_memory_errors(void) {
+    return state().errors;
+}
+void standin_tolerate(int32_t tolerate) {
+    state().tolerate = tolerate != 0;
+}
 
 } // extern "C"

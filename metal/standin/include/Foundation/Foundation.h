@@ -69,7 +69,8 @@ typedef struct {
                                     count:(NSUInteger)length;
 @end
 
-__attribute__((objc_root_class)) @interface NSObject<NSObject> {
+__attribute__((objc_root_class))
+@interface NSObject<NSObject> {
     Class isa;
 }
 + (instancetype)alloc;

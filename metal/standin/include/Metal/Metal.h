@@ -12,7 +12,7 @@ static inline MTLSize MTLSizeMake(NSUInteger width, NSUInteger height, NSUIntege
     return size;
 }
 
-typedef NS_OPTIONS(NSUInteger, MTLResourceOptions){
+typedef NS_OPTIONS(NSUInteger, MTLResourceOptions) {
     MTLResourceCPUCacheModeDefaultCache = 0,
     MTLResourceCPUCacheModeWriteCombined = 1,
     MTLResourceStorageModeShared = 0,
@@ -21,68 +21,101 @@ typedef NS_OPTIONS(NSUInteger, MTLResourceOptions){
     MTLResourceHazardTrackingModeUntracked = 256,
     MTLResourceHazardTrackingModeTracked = 512,
 };
-typedef NS_ENUM(NSUInteger, MTLStorageMode){
+typedef NS_ENUM(NSUInteger, MTLStorageMode) {
     MTLStorageModeShared = 0,
     MTLStorageModePrivate = 2,
 };
-typedef NS_ENUM(NSUInteger, MTLCommandBufferStatus){
-    MTLCommandBufferStatusNotEnqueued = 0, MTLCommandBufferStatusEnqueued = 1, MTLCommandBufferStatusCommitted = 2,
-    MTLCommandBufferStatusScheduled = 3,   MTLCommandBufferStatusCompleted = 4, MTLCommandBufferStatusError = 5,
+typedef NS_ENUM(NSUInteger, MTLCommandBufferStatus) {
+    MTLCommandBufferStatusNotEnqueued = 0,
+    MTLCommandBufferStatusEnqueued = 1,
+    MTLCommandBufferStatusCommitted = 2,
+    MTLCommandBufferStatusScheduled = 3,
+    MTLCommandBufferStatusCompleted = 4,
+    MTLCommandBufferStatusError = 5,
 };
-typedef NS_ENUM(NSUInteger, MTLCommandBufferError){
-    MTLCommandBufferErrorNone = 0,          MTLCommandBufferErrorInternal = 1,
-    MTLCommandBufferErrorTimeout = 2,       MTLCommandBufferErrorPageFault = 3,
-    MTLCommandBufferErrorAccessRevoked = 4, MTLCommandBufferErrorNotPermitted = 7,
-    MTLCommandBufferErrorOutOfMemory = 8,   MTLCommandBufferErrorInvalidResource = 9,
-    MTLCommandBufferErrorMemoryless = 10,   MTLCommandBufferErrorDeviceRemoved = 11,
+typedef NS_ENUM(NSUInteger, MTLCommandBufferError) {
+    MTLCommandBufferErrorNone = 0,
+    MTLCommandBufferErrorInternal = 1,
+    MTLCommandBufferErrorTimeout = 2,
+    MTLCommandBufferErrorPageFault = 3,
+    MTLCommandBufferErrorAccessRevoked = 4,
+    MTLCommandBufferErrorNotPermitted = 7,
+    MTLCommandBufferErrorOutOfMemory = 8,
+    MTLCommandBufferErrorInvalidResource = 9,
+    MTLCommandBufferErrorMemoryless = 10,
+    MTLCommandBufferErrorDeviceRemoved = 11,
     MTLCommandBufferErrorStackOverflow = 12,
 };
-typedef NS_ENUM(NSUInteger, MTLLibraryError){
-    MTLLibraryErrorUnsupported = 1,    MTLLibraryErrorInternal = 2,         MTLLibraryErrorCompileFailure = 3,
-    MTLLibraryErrorCompileWarning = 4, MTLLibraryErrorFunctionNotFound = 5, MTLLibraryErrorFileNotFound = 6,
+typedef NS_ENUM(NSUInteger, MTLLibraryError) {
+    MTLLibraryErrorUnsupported = 1,
+    MTLLibraryErrorInternal = 2,
+    MTLLibraryErrorCompileFailure = 3,
+    MTLLibraryErrorCompileWarning = 4,
+    MTLLibraryErrorFunctionNotFound = 5,
+    MTLLibraryErrorFileNotFound = 6,
 };
-typedef NS_ENUM(NSUInteger, MTLBinaryArchiveError){
+typedef NS_ENUM(NSUInteger, MTLBinaryArchiveError) {
     MTLBinaryArchiveErrorNone = 0,
     MTLBinaryArchiveErrorInvalidFile = 1,
     MTLBinaryArchiveErrorUnexpectedElement = 2,
     MTLBinaryArchiveErrorCompilationFailure = 3,
     MTLBinaryArchiveErrorInternalError = 4,
 };
-typedef NS_ENUM(NSUInteger, MTLDataType){
-    MTLDataTypeFloat = 3, MTLDataTypeHalf = 16, MTLDataTypeInt = 29,  MTLDataTypeUInt = 33,  MTLDataTypeShort = 37,
-    MTLDataTypeUShort = 41, MTLDataTypeChar = 45, MTLDataTypeUChar = 49, MTLDataTypeBool = 53,
+typedef NS_ENUM(NSUInteger, MTLDataType) {
+    MTLDataTypeFloat = 3,
+    MTLDataTypeHalf = 16,
+    MTLDataTypeInt = 29,
+    MTLDataTypeUInt = 33,
+    MTLDataTypeShort = 37,
+    MTLDataTypeUShort = 41,
+    MTLDataTypeChar = 45,
+    MTLDataTypeUChar = 49,
+    MTLDataTypeBool = 53,
 };
-typedef NS_ENUM(NSUInteger, MTLLanguageVersion){
-    MTLLanguageVersion2_4 = 131076, MTLLanguageVersion3_0 = 196608, MTLLanguageVersion3_1 = 196609,
-    MTLLanguageVersion3_2 = 196610, MTLLanguageVersion4_0 = 262144,
+typedef NS_ENUM(NSUInteger, MTLLanguageVersion) {
+    MTLLanguageVersion2_4 = 131076,
+    MTLLanguageVersion3_0 = 196608,
+    MTLLanguageVersion3_1 = 196609,
+    MTLLanguageVersion3_2 = 196610,
+    MTLLanguageVersion4_0 = 262144,
 };
-typedef NS_ENUM(NSInteger, MTLMathMode){
+typedef NS_ENUM(NSInteger, MTLMathMode) {
     MTLMathModeSafe = 0,
     MTLMathModeRelaxed = 1,
     MTLMathModeFast = 2,
 };
-typedef NS_ENUM(NSInteger, MTLGPUFamily){
-    MTLGPUFamilyApple1 = 1001, MTLGPUFamilyApple2 = 1002,  MTLGPUFamilyApple3 = 1003,  MTLGPUFamilyApple4 = 1004,
-    MTLGPUFamilyApple5 = 1005, MTLGPUFamilyApple6 = 1006,  MTLGPUFamilyApple7 = 1007,  MTLGPUFamilyApple8 = 1008,
-    MTLGPUFamilyApple9 = 1009, MTLGPUFamilyApple10 = 1010, MTLGPUFamilyCommon1 = 3001, MTLGPUFamilyCommon2 = 3002,
-    MTLGPUFamilyCommon3 = 3003, MTLGPUFamilyMetal3 = 5001,
+typedef NS_ENUM(NSInteger, MTLGPUFamily) {
+    MTLGPUFamilyApple1 = 1001,
+    MTLGPUFamilyApple2 = 1002,
+    MTLGPUFamilyApple3 = 1003,
+    MTLGPUFamilyApple4 = 1004,
+    MTLGPUFamilyApple5 = 1005,
+    MTLGPUFamilyApple6 = 1006,
+    MTLGPUFamilyApple7 = 1007,
+    MTLGPUFamilyApple8 = 1008,
+    MTLGPUFamilyApple9 = 1009,
+    MTLGPUFamilyApple10 = 1010,
+    MTLGPUFamilyCommon1 = 3001,
+    MTLGPUFamilyCommon2 = 3002,
+    MTLGPUFamilyCommon3 = 3003,
+    MTLGPUFamilyMetal3 = 5001,
 };
-typedef NS_OPTIONS(NSUInteger, MTLBarrierScope){
+typedef NS_OPTIONS(NSUInteger, MTLBarrierScope) {
     MTLBarrierScopeBuffers = 1,
 };
-typedef NS_OPTIONS(NSUInteger, MTLPipelineOption){
+typedef NS_OPTIONS(NSUInteger, MTLPipelineOption) {
     MTLPipelineOptionNone = 0,
     MTLPipelineOptionFailOnBinaryArchiveMiss = 4,
 };
-typedef NS_ENUM(NSUInteger, MTLDispatchType){
+typedef NS_ENUM(NSUInteger, MTLDispatchType) {
     MTLDispatchTypeSerial = 0,
     MTLDispatchTypeConcurrent = 1,
 };
-typedef NS_ENUM(NSInteger, MTLCaptureDestination){
+typedef NS_ENUM(NSInteger, MTLCaptureDestination) {
     MTLCaptureDestinationDeveloperTools = 1,
     MTLCaptureDestinationGPUTraceDocument = 2,
 };
-typedef NS_ENUM(NSInteger, MTLCaptureError){
+typedef NS_ENUM(NSInteger, MTLCaptureError) {
     MTLCaptureErrorNotSupported = 1,
     MTLCaptureErrorAlreadyCapturing = 2,
     MTLCaptureErrorInvalidDescriptor = 3,
@@ -93,7 +126,8 @@ FOUNDATION_EXTERN NSString *const MTLCommandBufferErrorDomain;
 FOUNDATION_EXTERN NSString *const MTLBinaryArchiveDomain;
 FOUNDATION_EXTERN NSString *const MTLCaptureErrorDomain;
 
-@protocol MTLDevice, MTLCommandBuffer, MTLCommandQueue, MTLLibrary, MTLBinaryArchive;
+@protocol MTLDevice
+, MTLCommandBuffer, MTLCommandQueue, MTLLibrary, MTLBinaryArchive;
 @class MTLComputePipelineReflection;
 
 @interface MTLCompileOptions : NSObject
@@ -238,10 +272,11 @@ typedef void (^MTLCommandBufferHandler)(id<MTLCommandBuffer>);
 - (id<MTLLibrary>)newLibraryWithURL:(NSURL *)url error:(NSError **)error;
 - (id<MTLComputePipelineState>)newComputePipelineStateWithFunction:(id<MTLFunction>)computeFunction
                                                              error:(NSError **)error;
-- (id<MTLComputePipelineState>)newComputePipelineStateWithDescriptor:(MTLComputePipelineDescriptor *)descriptor
-                                                             options:(MTLPipelineOption)options
-                                                          reflection:(MTLComputePipelineReflection *__autoreleasing *)reflection
-                                                               error:(NSError **)error;
+- (id<MTLComputePipelineState>)
+    newComputePipelineStateWithDescriptor:(MTLComputePipelineDescriptor *)descriptor
+                                  options:(MTLPipelineOption)options
+                               reflection:(MTLComputePipelineReflection *__autoreleasing *)reflection
+                                    error:(NSError **)error;
 - (id<MTLBinaryArchive>)newBinaryArchiveWithDescriptor:(MTLBinaryArchiveDescriptor *)descriptor error:(NSError **)error;
 - (id<MTLEvent>)newEvent;
 - (id<MTLSharedEvent>)newSharedEvent;
