@@ -192,6 +192,8 @@ def library_header(checked: bool) -> Path:
         clang(),
         "-x",
         "c++-header",
+        "-Xclang",
+        "-fno-pch-timestamp",  # the folder's name has the hash of the content
         *kernel_flags(checked),
         "-Wno-everything",
         "-I",

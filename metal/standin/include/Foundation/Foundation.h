@@ -29,6 +29,7 @@ static inline NSRange NSMakeRange(NSUInteger location, NSUInteger length) {
 #define NS_OPTIONS(type, name) NS_ENUM(type, name)
 #define NS_ASSUME_NONNULL_BEGIN _Pragma("clang assume_nonnull begin")
 #define NS_ASSUME_NONNULL_END _Pragma("clang assume_nonnull end")
+#define NS_RETURNS_RETAINED __attribute__((ns_returns_retained))
 #ifdef __cplusplus
 #define FOUNDATION_EXTERN extern "C"
 #else

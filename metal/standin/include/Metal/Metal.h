@@ -296,5 +296,5 @@ typedef void (^MTLCommandBufferHandler)(id<MTLCommandBuffer>);
 @property(readonly) BOOL isCapturing;
 @end
 
-FOUNDATION_EXTERN id<MTLDevice> MTLCreateSystemDefaultDevice(void);
-FOUNDATION_EXTERN NSArray<id<MTLDevice>> *MTLCopyAllDevices(void);
+FOUNDATION_EXTERN id<MTLDevice> MTLCreateSystemDefaultDevice(void) NS_RETURNS_RETAINED;
+FOUNDATION_EXTERN NSArray<id<MTLDevice>> *MTLCopyAllDevices(void) NS_RETURNS_RETAINED;
