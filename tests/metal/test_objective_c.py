@@ -11,9 +11,9 @@ from standin.errors import ToolchainError
 
 SOURCES = Path(__file__).parent / "objc"
 RULES = (
-    "wait-before-commit", "large-bytes", "no-bytes", "buffer-index", "buffer-offset", "no-pipeline", "threadgroup-memory",
-    "two-encoders", "commit-while-encoding", "too-many-threads", "empty-grid", "forgotten-end", "end-twice",
-    "encoder-after-end", "commit-twice", "encode-after-commit", "handler-after-commit",
+    "wait-before-commit", "large-bytes", "no-bytes", "buffer-index", "buffer-offset", "no-pipeline",
+    "threadgroup-memory", "two-encoders", "commit-while-encoding", "too-many-threads", "empty-grid", "forgotten-end",
+    "end-twice", "encoder-after-end", "commit-twice", "encode-after-commit", "handler-after-commit",
 )  # fmt: skip
 
 
@@ -24,7 +24,8 @@ def programs(tmp_path_factory) -> Path:
     try:
         for name, optimise in (("language", "-O2"), ("rules", "-O0")):
             toolchain.run([
-                toolchain.clang(), *toolchain.objective_cxx_flags(), optimise, "-Wall", "-I", str(toolchain.HERE / "objc"),
+                toolchain.clang(), *toolchain.objective_cxx_flags(), optimise, "-Wall", "-I",
+                str(toolchain.HERE / "objc"),
                 "-x", "objective-c++", str(SOURCES / f"{name}.mm"), "-x", "none", "-o", str(folder / name),
                 *toolchain.framework_link_flags(), "-lpthread",
             ])  # fmt: skip

@@ -467,11 +467,11 @@ void run_groups(Worker *w) {
     if (sigsetjmp(w->escape, 1)) {
         w->in_kernel = 0;
         const int kind = w->caught;
-        Dl_info here, caught;
-        const bool inside = dladdr(reinterpret_cast<void *>(run_groups), &here) && dladdr(w->caught_pc, &caught) &&
-                            here.dli_fbase == caught.dli_fbase;
-        // The executor was at work for the kernel: the place is where it was asked to.
-        void *pc = inside ? static_cast<void *>(w->last_access) : static_cast<void *>(w->caught_pc);
+        Dl_info kernel, caught;
+        const bool inside = dladdr(reinterpret_cast<void *>(launch->kernel->entry), &kernel) &&
+                            dladdr(w->caught_pc, &caught) && kernel.dli_fbase == caught.dli_fbase;
+        // Outside of the kernel something was at work for it: the place is where the checker was last asked, if it was.
+        void *pc = inside || !w->last_access ? static_cast<void *>(w->caught_pc) : static_cast<void *>(w->last_access);
         w->failure = {kind, launch->kernel->file, launch->kernel->line, pc, ""};
         if (kind == STANDIN_ENDLESS_LOOP)
             w->failure.message = text("a threadgroup ran for more than %.3g s", w->allowed_ticks * kTick);
@@ -512,6 +512,7 @@ std::unique_ptr<Worker> new_worker(const Launch *launch) {
     w->size = 0;
     w->failure = {};
     w->caught = 0;
+    w->last_access = nullptr;
     w->ticks = 0;
     w->threadgroup.assign(kMaxBuffers, nullptr);
     w->allowed_ticks = std::max(1u, (unsigned)(limit / kTick));
@@ -667,16 +668,14 @@ unsigned standin::standin_lane() {
 
 static bool is_deleted(const Worker *w, const char *file, int line) {
     const standin_launch &given = *w->launch->given;
-    if (line != given.deleted_line || !given.deleted_file || strcmp(file, given.deleted_file))
-        return false;
+    if (line != given.deleted_line || !given.deleted_file || strcmp(file, given.deleted_file)) return false;
     ++*given.deleted_count;
     return true;
 }
 
 void standin::standin_threadgroup_barrier(int flags, const char *file, int line) {
     Worker *w = worker;
-    if (is_deleted(w, file, line))
-        return;
+    if (is_deleted(w, file, line)) return;
     Fiber *f = w->current;
     f->operation = "threadgroup_barrier";
     f->file = file;
@@ -698,8 +697,7 @@ uint32_t standin::standin_simd_rendezvous(const char *operation, const char *fil
                                           bool whole) {
     Worker *w = worker;
     Fiber *f = w->current;
-    if (flags && is_deleted(w, file, line))
-        return f->active;
+    if (flags && is_deleted(w, file, line)) return f->active;
     Simdgroup &s = w->simdgroups[f->thread.simdgroup];
     s.deposited = size;
     f->operation = operation;
