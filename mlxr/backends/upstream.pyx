@@ -1113,8 +1113,15 @@ def _irfft(b, operands, outputs, params):
 
 # ---------------------------------------------------------------------- quantized and gathered products
 
+def _check_width(b, op, bits):
+    """Upstream's GPU kernels have no single bits: they give nonsense, or fail so that later work fails too."""
+    if bits == 1 and b.device.name == "mlx:gpu":
+        raise UnsupportedOpError(f"[{op}] upstream has no 1-bit matrices on a GPU", op=op, backend=b.name)
+
+
 def _quantize(b, operands, outputs, params):
     group_size, bits = params
+    _check_width(b, "quantize", bits)
     if not math.prod(operands[0].shape):
         return tuple([b.zeros(out.shape, out.dtype.code) for out in outputs])
     found = b.lib.quantize(b.array(operands[0]), group_size, bits, stream=b.stream)
@@ -1123,6 +1130,7 @@ def _quantize(b, operands, outputs, params):
 
 def _dequantize(b, operands, outputs, params):
     (out,), (group_size, bits, dtype) = outputs, params
+    _check_width(b, "dequantize", bits)
     if not math.prod(out.shape):
         return b.zeros(out.shape, out.dtype.code)
     w, scales, biases = operands
@@ -1133,6 +1141,7 @@ def _dequantize(b, operands, outputs, params):
 
 def _quantized_matmul(b, operands, outputs, params):
     (out,), (transpose, group_size, bits) = outputs, params
+    _check_width(b, "quantized_matmul", bits)
     x, w, scales, biases = operands
     if not math.prod(x.shape) or not math.prod(w.shape):  # a sum over nothing
         return b.zeros(out.shape, out.dtype.code)
@@ -1149,6 +1158,7 @@ def _gather_mm(b, operands, outputs, params):
 
 def _gather_qmm(b, operands, outputs, params):
     (out,), (transpose, group_size, bits) = outputs, params
+    _check_width(b, "gather_qmm", bits)
     x, w, scales, biases, *indices = operands
     if not math.prod(x.shape) or not math.prod(w.shape) or not math.prod(out.shape):
         return b.zeros(out.shape, out.dtype.code)
