@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import os
 import pathlib
 import struct
@@ -26,7 +27,7 @@ __all__ = ["Handle", "Info", "Runtime", "available", "library_path", "load"]
 LIBRARY = "libmlxr_shim_metal.dylib" if sys.platform == "darwin" else "libmlxr_shim_metal.so"
 
 # Structs as `struct` packs them: ctypes structures would cost more than the launch.
-_ARGUMENT = struct.Struct("IIQQ")
+_ARGUMENT_SIZE = struct.calcsize("IIQQ")
 _LAUNCH = struct.Struct("Iii3I3I4IQ")
 _CONSTANT = struct.Struct("IiiI")
 _CONSTANT_TYPES: dict[str, tuple[int, Callable[[Any], int]]] = {
@@ -35,6 +36,13 @@ _CONSTANT_TYPES: dict[str, tuple[int, Callable[[Any], int]]] = {
     "uint": (abi.METAL_UINT, int),
     "float": (abi.METAL_FLOAT, lambda value: struct.unpack("I", struct.pack("f", value))[0]),
 }
+
+
+
+@functools.cache
+def _arguments_packer(count: int) -> Callable[..., bytes]:
+    return struct.Struct("IIQQ" * count).pack
+
 
 # Handles whose owners have died, given back together: see `Runtime.collect`.
 _retired: list[int] = []
@@ -98,33 +106,46 @@ class Batch:
         self._narguments = 0
         self._launches = bytearray()
         self._bytes = bytearray()
-        self._first = 0
         self._handles: list[Handle] = []  # what the launches name: alive until the runtime has taken hold of it
 
-    def buffer(self, handle: Handle, offset: int) -> None:
-        """Append an argument of the next launch: a buffer from a byte on."""
-        self._handles.append(handle)
-        self._arguments += _ARGUMENT.pack(_ARGUMENT.size, 0, handle.value, offset)
-        self._narguments += 1
-
-    def value(self, data: bytes) -> None:
-        """Append an argument of the next launch: bytes by value."""
-        self._arguments += _ARGUMENT.pack(_ARGUMENT.size, len(data), 0, len(self._bytes))
-        self._bytes += data
-        self._narguments += 1
-
     def launch(
-        self, pipeline: Handle, grid: Sequence[int], group: Sequence[int], threadgroup_memory: Sequence[int] = ()
+        self,
+        pipeline: Handle,
+        arguments: Sequence[bytes | tuple[Handle, int]],
+        grid: Sequence[int],
+        group: Sequence[int],
+        threadgroup_memory: Sequence[int] = (),
     ) -> None:
-        """Append a launch with the arguments that were appended since the one before."""
+        """Append a launch of whole threadgroups.
+
+        Parameters
+        ----------
+        pipeline : Handle
+        arguments : sequence
+            In the order of ``[[buffer(i)]]``: bytes that go by value, or a buffer and the byte where it begins.
+        grid, group : sequence of int
+            Three extents each: threadgroups, and threads of one.
+        threadgroup_memory : sequence of int
+            Bytes of each ``[[threadgroup(i)]]``.
+        """
         if len(threadgroup_memory) > abi.METAL_MAX_THREADGROUP_BUFFERS:
             raise InvalidValueError(f"a launch has at most 4 threadgroup arguments, got {len(threadgroup_memory)}")
+        fields: list[int] = []
+        for argument in arguments:
+            if isinstance(argument, bytes):
+                fields += (_ARGUMENT_SIZE, len(argument), 0, len(self._bytes))
+                self._bytes += argument
+            else:
+                handle, offset = argument
+                fields += (_ARGUMENT_SIZE, 0, handle.value, offset)
+                self._handles.append(handle)
         memory = (*threadgroup_memory, 0, 0, 0, 0)[:4]
-        self._handles.append(pipeline)
         self._launches += _LAUNCH.pack(
-            _LAUNCH.size, self._first, self._narguments - self._first, *grid, *group, *memory, pipeline.value
+            _LAUNCH.size, self._narguments, len(arguments), *grid, *group, *memory, pipeline.value
         )
-        self._first = self._narguments
+        self._arguments += _arguments_packer(len(arguments))(*fields)
+        self._handles.append(pipeline)
+        self._narguments += len(arguments)
         self.count += 1
 
     def packed(self, wait: tuple[Handle, int] | None, signal: tuple[Handle, int] | None) -> tuple[abi.MetalBatch, Any]:

@@ -95,10 +95,8 @@ def batch_of(pipeline, source, target, n=N, *, count=1, offset=0):
     """`count` launches of an elementwise kernel."""
     batch = metal.Batch()
     for _ in range(count):
-        batch.buffer(source, offset)
-        batch.buffer(target, offset)
-        batch.value(np.uint32(n).tobytes())
-        batch.launch(pipeline, (-(-n // 64), 1, 1), (64, 1, 1))
+        arguments = ((source, offset), (target, offset), np.uint32(n).tobytes())
+        batch.launch(pipeline, arguments, (-(-n // 64), 1, 1), (64, 1, 1))
     return batch
 
 
@@ -405,9 +403,7 @@ def test_threadgroup_memory(rt, library, queue):
     x = np.arange(64, dtype=np.float32)
     source, target = upload(rt, x), rt.buffer(x.nbytes)
     batch = metal.Batch()
-    batch.buffer(source, 0)
-    batch.buffer(target, 0)
-    batch.launch(rt.pipeline(library, "reversed"), (1, 1, 1), (64, 1, 1), (256,))
+    batch.launch(rt.pipeline(library, "reversed"), ((source, 0), (target, 0)), (1, 1, 1), (64, 1, 1), (256,))
     rt.wait(rt.submit(queue, batch))
     np.testing.assert_array_equal(view(rt, target, 64), x[::-1])
 
@@ -417,10 +413,7 @@ def test_nothing_to_run(rt, add, queue):
     rt.wait(commands)
     buffer = rt.buffer(16)
     batch = metal.Batch()
-    batch.buffer(buffer, 0)
-    batch.buffer(buffer, 0)
-    batch.value(b"\0\0\0\0")
-    batch.launch(add, (0, 1, 1), (64, 1, 1))
+    batch.launch(add, ((buffer, 0), (buffer, 0), b"\0\0\0\0"), (0, 1, 1), (64, 1, 1))
     before = rt.counters()["dispatches"]
     rt.wait(rt.submit(queue, batch))
     assert rt.counters()["dispatches"] == before
@@ -434,12 +427,7 @@ def test_what_metal_would_abort_over_is_refused_with_the_kernels_name(rt, add, l
 
     def refused(match, pipeline=add, grid=(1, 1, 1), group=(64, 1, 1), memory=(), arguments=usual):
         batch = metal.Batch()
-        for argument in arguments:
-            if isinstance(argument, bytes):
-                batch.value(argument)
-            else:
-                batch.buffer(*argument)
-        batch.launch(pipeline, grid, group, memory)
+        batch.launch(pipeline, arguments, grid, group, memory)
         before = rt.counters()["command_buffers"]
         with pytest.raises(InvalidValueError, match=match):
             rt.submit(queue, batch)
@@ -470,8 +458,7 @@ def test_handles_that_are_stale_foreign_or_of_another_kind(rt, add, library, que
     with pytest.raises(HandleError, match="of another kind than commands"):
         rt.wait(buffer)
     batch = metal.Batch()
-    batch.buffer(library, 0)
-    batch.launch(add, (1, 1, 1), (64, 1, 1))
+    batch.launch(add, [(library, 0)], (1, 1, 1), (64, 1, 1))
     with pytest.raises(HandleError):
         rt.submit(queue, batch)
 
@@ -696,8 +683,7 @@ lib = rt.library("runtime_test", open({str(tmp_path / "source.metal")!r}).read()
 add, queue, buffer = rt.pipeline(lib, "add"), rt.queue(), rt.buffer(4096)
 for _ in range(50):
     batch = metal.Batch()
-    batch.buffer(buffer, 0); batch.buffer(buffer, 0); batch.value(np.uint32(8).tobytes())
-    batch.launch(add, (1, 1, 1), (64, 1, 1))
+    batch.launch(add, ((buffer, 0), (buffer, 0), np.uint32(8).tobytes()), (1, 1, 1), (64, 1, 1))
     commands = rt.submit(queue, batch)
 print("in flight", flush=True)
 {end}

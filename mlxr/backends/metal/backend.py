@@ -24,7 +24,7 @@ import numpy as np
 
 from mlxr.backends.base import Backend
 from mlxr.backends.metal import copy, sources
-from mlxr.backends.metal.launch import FAULT_BYTES, PLANS, At, Fault, Launch, Scratch
+from mlxr.backends.metal.launch import FAULT_BYTES, PLANS, Argument, At, Fault, Launch, Scratch
 from mlxr.backends.metal.memory import freeze, give, host_block, place, view_like
 from mlxr.core.device import Device
 from mlxr.core.dtype import Dtype
@@ -229,24 +229,25 @@ class MetalBackend(Backend):
 
     def _gather(self, work: Work, launches: Sequence[Launch], pipelines: Sequence[metal.Handle]) -> None:
         """Append launches to the work."""
-        batch = work.batch
         made: dict[Scratch | Fault, Memory] = {}  # for the launches of this plan
-        for launch, pipeline in zip(launches, pipelines, strict=True):
-            for argument in launch.arguments:
-                if isinstance(argument, bytes):
-                    batch.value(argument)
-                    continue
-                if isinstance(argument, (Scratch, Fault)):
-                    memory, offset = self._scratch(argument, work, made), 0
-                else:
-                    x, beyond = argument if isinstance(argument, At) else (argument, 0)
-                    memory, offset = place(x)
-                    offset = offset + beyond if x.size else 0  # an empty view may begin at the end
-                if memory.handle is None:
-                    batch.value(memory.value[offset:])
-                else:
-                    batch.buffer(memory.handle, offset)
-            batch.launch(pipeline, launch.grid, launch.group, launch.threadgroup_memory)
+        # All memory first: where there is none, nothing is launched.
+        located = [[self._locate(argument, work, made) for argument in launch.arguments] for launch in launches]
+        for launch, pipeline, arguments in zip(launches, pipelines, located, strict=True):
+            work.batch.launch(pipeline, arguments, launch.grid, launch.group, launch.threadgroup_memory)
+
+    def _locate(
+        self, argument: Argument, work: Work, made: dict[Scratch | Fault, Memory]
+    ) -> bytes | tuple[metal.Handle, int]:
+        """Return a launch's argument as the runtime takes it."""
+        if isinstance(argument, bytes):
+            return argument
+        if isinstance(argument, (Scratch, Fault)):
+            memory, offset = self._scratch(argument, work, made), 0
+        else:
+            x, beyond = argument if isinstance(argument, At) else (argument, 0)
+            memory, offset = place(x)
+            offset = offset + beyond if x.size else 0  # an empty view may begin at the end
+        return memory.value[offset:] if memory.handle is None else (memory.handle, offset)
 
     def _scratch(self, argument: Scratch | Fault, work: Work, made: dict[Scratch | Fault, Memory]) -> Memory:
         """Return the device memory that the launches of one plan share under a name."""
