@@ -27,7 +27,8 @@ def both(rng, qkv, extra=(), scale=0.4, causal=False, mask=False, sinks=False, u
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1, 1, 1), (2, 2, 1, 5, 7, 8, 6), (1, 4, 2, 40, 37, 20, 20),
-                                   (1, 2, 2, 3, 33, 64, 64), (1, 4, 1, 1, 50, 100, 90), (1, 2, 1, 17, 20, 130, 256)])
+                                   (1, 2, 2, 3, 33, 64, 64), (1, 4, 1, 1, 50, 100, 90), (1, 2, 1, 17, 20, 130, 256),
+                                   (1, 2, 1, 2, 20, 130, 256)])
 def test_shapes(dtype, shape):
     rng = np.random.default_rng(0)
     both(rng, operands(rng, *shape, dtype))
