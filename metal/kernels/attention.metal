@@ -9,14 +9,14 @@
 #include <metal_simdgroup_matrix>
 #include "operands.h"
 
-constant int dtype_q [[function_constant(0)]];
-constant int dtype_k [[function_constant(1)]];
-constant int dtype_v [[function_constant(2)]];
-constant int dtype_out [[function_constant(3)]];
+constant uint dtype_q [[function_constant(0)]];
+constant uint dtype_k [[function_constant(1)]];
+constant uint dtype_v [[function_constant(2)]];
+constant uint dtype_out [[function_constant(3)]];
 constant int mask_kind [[function_constant(4)]];
-constant int dtype_mask [[function_constant(5)]];
+constant uint dtype_mask [[function_constant(5)]];
 constant bool has_sinks [[function_constant(6)]];
-constant int dtype_sinks [[function_constant(7)]];
+constant uint dtype_sinks [[function_constant(7)]];
 constant bool wants_moments [[function_constant(8)]];  // also write maximum and sum of each row, for the gradients
 constant uint rows_at_once [[function_constant(9)]];   // of attention_rows, at most ROWS
 constant bool split [[function_constant(10)]];         // keys are shared by several threadgroups
@@ -403,7 +403,7 @@ struct PackParams {
     float factor;
 };
 
-constant int dtype_from [[function_constant(11)]];
+constant uint dtype_from [[function_constant(11)]];
 
 kernel void attention_pack(device const uchar* from [[buffer(0)]],
                            device float* to [[buffer(1)]],

@@ -12,9 +12,9 @@
 #include <metal_simdgroup_matrix>
 #include "operands.h"
 
-constant int dtype_x [[function_constant(0)]];
-constant int dtype_w [[function_constant(1)]];
-constant int dtype_out [[function_constant(2)]];
+constant uint dtype_x [[function_constant(0)]];
+constant uint dtype_w [[function_constant(1)]];
+constant uint dtype_out [[function_constant(2)]];
 constant bool flip [[function_constant(3)]];  // taps in the order of a true convolution
 
 constant constexpr uint SIMD = 32;

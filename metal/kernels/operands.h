@@ -1,58 +1,26 @@
-// Operands whose dtype is a function constant, and rows of operands with any strides.
+// Floating operands whose dtype is a function constant, and rows and matrices with any strides.
 //
-// A kernel that takes float32, float16 and bfloat16 in any mixture would need a template instance for each mixture.
-// Instead its operands are bytes, and their dtypes function constants: a pipeline is specialized for one mixture, the
-// comparisons below fold away, and one instance of the source serves all.
-//
-// Knows nothing of what kernels compute.
+// The fused kernels take float32, float16 and bfloat16 in any mixture, and compute in float32. Knows nothing of what
+// they compute.
 #pragma once
-#include <metal_stdlib>
+#include "types.h"
 using namespace metal;
 
-// Codes as in mlxr/core/abi.pxd.
-constant constexpr int DTYPE_BOOL = 0;
-constant constexpr int DTYPE_UINT8 = 1;
-constant constexpr int DTYPE_UINT16 = 2;
-constant constexpr int DTYPE_UINT32 = 3;
-constant constexpr int DTYPE_UINT64 = 4;
-constant constexpr int DTYPE_INT8 = 5;
-constant constexpr int DTYPE_INT16 = 6;
-constant constexpr int DTYPE_INT32 = 7;
-constant constexpr int DTYPE_FLOAT16 = 9;
-constant constexpr int DTYPE_FLOAT32 = 10;
-
-METAL_FUNC int itemsize_of_float(int dtype) {
-    return dtype == DTYPE_FLOAT32 ? 4 : 2;
-}
-
-METAL_FUNC float load_float(device const uchar* data, long index, int dtype) {
-    if (dtype == DTYPE_FLOAT32)
+METAL_FUNC float load_float(device const uchar* data, long index, uint dtype) {
+    if (dtype == DT_FLOAT32)
         return ((device const float*)data)[index];
-    if (dtype == DTYPE_FLOAT16)
+    if (dtype == DT_FLOAT16)
         return float(((device const half*)data)[index]);
     return float(((device const bfloat*)data)[index]);
 }
 
-METAL_FUNC void store_float(device uchar* data, long index, float value, int dtype) {
-    if (dtype == DTYPE_FLOAT32)
+METAL_FUNC void store_float(device uchar* data, long index, float value, uint dtype) {
+    if (dtype == DT_FLOAT32)
         ((device float*)data)[index] = value;
-    else if (dtype == DTYPE_FLOAT16)
+    else if (dtype == DT_FLOAT16)
         ((device half*)data)[index] = half(value);
     else
         ((device bfloat*)data)[index] = bfloat(value);
-}
-
-METAL_FUNC long load_integer(device const uchar* data, long index, int dtype) {
-    switch (dtype) {
-        case DTYPE_UINT8: return long(data[index]);
-        case DTYPE_UINT16: return long(((device const ushort*)data)[index]);
-        case DTYPE_UINT32: return long(((device const uint*)data)[index]);
-        case DTYPE_UINT64: return long(((device const ulong*)data)[index]);
-        case DTYPE_INT8: return long(((device const char*)data)[index]);
-        case DTYPE_INT16: return long(((device const short*)data)[index]);
-        case DTYPE_INT32: return long(((device const int*)data)[index]);
-        default: return ((device const long*)data)[index];
-    }
 }
 
 // Leading axes, those that number rows or matrices, after adjacent ones that step alike were joined.

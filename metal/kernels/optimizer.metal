@@ -7,11 +7,11 @@
 // Knows nothing of tensors; mlxr/backends/metal/optimizer.py makes the launches.
 #include "operands.h"
 
-constant int dtype_parameter [[function_constant(0)]];
-constant int dtype_gradient [[function_constant(1)]];
-constant int dtype_m [[function_constant(2)]];
-constant int dtype_v [[function_constant(3)]];
-constant int dtype_rate [[function_constant(4)]];
+constant uint dtype_parameter [[function_constant(0)]];
+constant uint dtype_gradient [[function_constant(1)]];
+constant uint dtype_m [[function_constant(2)]];
+constant uint dtype_v [[function_constant(3)]];
+constant uint dtype_rate [[function_constant(4)]];
 
 struct AdamParams {
     Lead lead;

@@ -13,10 +13,10 @@
 
 constant uint bits [[function_constant(0)]];
 constant uint group [[function_constant(1)]];
-constant int dtype_x [[function_constant(2)]];
-constant int dtype_scales [[function_constant(3)]];
-constant int dtype_biases [[function_constant(4)]];
-constant int dtype_out [[function_constant(5)]];
+constant uint dtype_x [[function_constant(2)]];
+constant uint dtype_scales [[function_constant(3)]];
+constant uint dtype_biases [[function_constant(4)]];
+constant uint dtype_out [[function_constant(5)]];
 constant bool transposed [[function_constant(6)]];
 constant bool gathered [[function_constant(7)]];
 constant uint vectors [[function_constant(8)]];  // rows of x that a matrix-vector kernel takes at once
@@ -155,10 +155,6 @@ kernel void quantize(device const uchar* x [[buffer(0)]],
     }
 }
 
-METAL_FUNC float rounded(float v, int dtype) {
-    return dtype == DTYPE_FLOAT32 ? v : dtype == DTYPE_FLOAT16 ? float(half(v)) : float(bfloat(v));
-}
-
 // A thread makes one element; params.n columns in params.m rows. The product and its sum with the bias are each rounded
 // to the result's dtype.
 kernel void dequantize(device const uint* words [[buffer(0)]],
@@ -178,7 +174,7 @@ kernel void dequantize(device const uint* words [[buffer(0)]],
         q |= words[at_w + bit / 32 + 1] << (32 - shift);
     q &= (1u << bits) - 1u;
     const float2 s = affine(scales, biases, at_scales, at_biases, params, 0, at.x);
-    const float product = rounded(s.x * float(q), dtype_out);
+    const float product = narrow(s.x * float(q), dtype_out);
     store_float(out, long(at.y) * params.n + at.x, product + s.y, dtype_out);
 }
 

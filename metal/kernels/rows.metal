@@ -13,12 +13,10 @@
 #include "operands.h"
 
 constant bool wide [[function_constant(0)]];
-constant int dtype_0 [[function_constant(1)]];
-constant int dtype_1 [[function_constant(2)]];
-constant int dtype_2 [[function_constant(3)]];
-constant int dtype_3 [[function_constant(4)]];
-constant int dtype_4 [[function_constant(5)]];
-constant int dtype_5 [[function_constant(6)]];
+constant uint dtype_0 [[function_constant(1)]];
+constant uint dtype_1 [[function_constant(2)]];
+constant uint dtype_2 [[function_constant(3)]];
+constant uint dtype_3 [[function_constant(4)]];
 constant bool has_weight [[function_constant(7)]];
 constant bool has_bias [[function_constant(8)]];
 constant int mask_kind [[function_constant(9)]];
@@ -62,7 +60,7 @@ METAL_FUNC uint column_of(Place p, uint base, uint r) {
 
 // Elements outside the row become `fill`.
 METAL_FUNC void read_span(thread float* v, device const uchar* data, long offset, long step, Place p, uint base, uint n,
-                          float fill, int dtype) {
+                          float fill, uint dtype) {
     for (uint r = 0; r < READS; ++r) {
         const uint i = column_of(p, base, r);
         v[r] = i < n ? load_float(data, offset + long(i) * step, dtype) : fill;
@@ -135,7 +133,7 @@ METAL_FUNC void read_masked(thread float* v, device const uchar* x, device const
     read_span(v, x, at_x, step, p, base, params.n, -INFINITY, dtype_0);
     if (mask_kind == MASK_NONE)
         return;
-    const float lowest = dtype_0 == DTYPE_FLOAT32 ? -FLT_MAX : dtype_0 == DTYPE_FLOAT16 ? -65504.0f : -3.38953139e38f;
+    const float lowest = dtype_0 == DT_FLOAT32 ? -FLT_MAX : dtype_0 == DT_FLOAT16 ? -65504.0f : -3.38953139e38f;
     for (uint r = 0; r < READS; ++r) {
         const uint i = column_of(p, base, r);
         if (i >= params.n)
@@ -447,7 +445,8 @@ METAL_FUNC Running row_running(thread float* v, device const uchar* logits, cons
 }
 
 METAL_FUNC long target_of(device const uchar* targets, constant RowsParams& params, uint row) {
-    const long target = load_integer(targets, lead_offset(params.lead, params.operand[1], row), dtype_1);
+    const uint at = uint(lead_offset(params.lead, params.operand[1], row));
+    const long target = load_as<long>(targets, dtype_1, DT_INT64, at);
     return target < 0 ? target + long(params.n) : target;
 }
 
@@ -569,10 +568,11 @@ kernel void rope(device const uchar* x [[buffer(0)]],
     if (turned) {
         long offset = params.offset;
         if (has_offsets)
-            offset = load_integer(offsets, params.offsets.start + long(b) * params.offsets.inner, dtype_2);
+            offset = load_as<long>(offsets, dtype_2, DT_INT64,
+                                   uint(params.offsets.start + long(b) * params.offsets.inner));
         float2 rate;
         if (has_freqs) {
-            const float freq = load_float(freqs, params.freqs.start + long(at.x) * params.freqs.inner, DTYPE_FLOAT32);
+            const float freq = load_float(freqs, params.freqs.start + long(at.x) * params.freqs.inner, DT_FLOAT32);
             rate.x = params.scale.x / freq;
             rate.y = rate.x == 0.0f ? 0.0f : (fma(-rate.x, freq, params.scale.x) + params.scale.y) / freq;
         } else

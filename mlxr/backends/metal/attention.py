@@ -85,7 +85,7 @@ class _Attention:
     def tiles(self, out: Argument, dtype: int, moments: Argument | None = None) -> Launch:
         """Many queries: the result, and maximum and sum of each row if there is room for them."""
         queries = DEPTHS[self.depth]
-        constants = (*self.constants, (DTYPE_OUT, "int", dtype), (WANTS_MOMENTS, "bool", moments is not None))
+        constants = (*self.constants, (DTYPE_OUT, "uint", dtype), (WANTS_MOMENTS, "bool", moments is not None))
         arguments = (*self.bound, self.sinks, out, out if moments is None else moments, self.params())
         return Launch("attention", f"attention_tiles_{self.depth}", constants, arguments,
                       (ceil_div(self.tq, queries), self.heads, self.batch), (queries // 8 * SIMD, 1, 1))

@@ -37,7 +37,7 @@ def require(op: str, tensors: Sequence[Tensor], allowed: frozenset[Dtype] = FLOA
 
 def dtype_constants(first: int, tensors: Sequence[Tensor]) -> tuple[tuple[int, str, int], ...]:
     """Return function constants from index `first` on: the dtype codes of `tensors`."""
-    return tuple((first + k, "int", t.dtype.code) for k, t in enumerate(tensors))
+    return tuple((first + k, "uint", t.dtype.code) for k, t in enumerate(tensors))
 
 
 def joined(op: str, shape: Axes, strides: Sequence[Axes]) -> tuple[Axes, tuple[Axes, ...]]:
