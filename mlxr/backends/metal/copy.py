@@ -17,6 +17,7 @@ from mlxr.backends.metal.launch import (
     At,
     Launch,
     Scratch,
+    below_start,
     ceil_div,
     check_dtypes,
     check_size,
@@ -80,11 +81,7 @@ def view_of(x: Tensor, shape: Sequence[int] | None = None) -> View:
 
 def _bind(op: str, view: View, shape: Sequence[int], strides: Sequence[int]) -> tuple[Argument, int]:
     """Return the argument for a view walked by `strides`, and the elements from there to its first one."""
-    below = -sum((extent - 1) * step for extent, step in zip(shape, strides, strict=True) if step < 0)
-    above = sum((extent - 1) * step for extent, step in zip(shape, strides, strict=True) if step > 0)
-    tensors = (view.memory,) if isinstance(view.memory, Tensor) else ()
-    if below + above >= MAX_ELEMENTS // 2:
-        raise refuse(op, f"Metal kernels step over less than 2**31 elements; this view spans {below + above}", tensors)
+    below = below_start(op, shape, strides, (view.memory,) if isinstance(view.memory, Tensor) else ())
     moved = (view.offset - below) * view.dtype.itemsize
     if isinstance(view.memory, Scratch):
         if moved:

@@ -19,8 +19,8 @@ from mlxr.errors import BoundsError, UnsupportedOpError
 
 __all__ = [
     "FAULT_BYTES", "MAX_DIMS", "MAX_ELEMENTS", "PLANS", "SIMD", "Argument", "At", "Fault", "Launch", "Layout", "Plan",
-    "Scratch", "ceil_div", "check_dtypes", "check_size", "collapse", "layout", "lowest", "plan", "refuse",
-    "row_major", "strided",
+    "Scratch", "below_start", "ceil_div", "check_dtypes", "check_size", "collapse", "layout", "lowest", "plan",
+    "refuse", "row_major", "strided",
 ]
 
 # Threads of a SIMD group on every Apple GPU; kernels and plans rely on it.
@@ -318,16 +318,27 @@ def collapse(shape: Sequence[int], *strides: Sequence[int]) -> Layout:
     return Layout(tuple(extents), tuple(tuple(step[k] for step in steps) for k in range(len(strides))))
 
 
+def below_start(op: str, shape: Sequence[int], strides: Sequence[int], tensors: Sequence[Tensor]) -> int:
+    """Return how many elements before its first one the lowest address of a strided array lies.
+
+    Raises
+    ------
+    UnsupportedOpError
+        If the array spans more than signed 32-bit offsets reach. It names the dtypes of `tensors`.
+    """
+    ends = [(extent - 1) * step for extent, step in zip(shape, strides, strict=True) if extent]
+    below, above = -sum(end for end in ends if end < 0), sum(end for end in ends if end > 0)
+    if below + above >= MAX_ELEMENTS // 2:
+        raise refuse(op, f"Metal kernels step over less than 2**31 elements; this view spans {below + above}", tensors)
+    return below
+
+
 def lowest(op: str, x: Tensor, shape: Sequence[int], strides: Sequence[int]) -> tuple[Tensor | At, int]:
     """Return the memory of a view from its lowest address, and how many elements after that its first one lies.
 
-    Views may walk dimensions backwards; kernels get no address below what they are bound to. The offsets of all
-    elements fit into 31 bits, or the view is refused.
+    Views may walk dimensions backwards; kernels get no address below what they are bound to.
     """
-    below = -sum((extent - 1) * step for extent, step in zip(shape, strides, strict=True) if extent and step < 0)
-    above = sum((extent - 1) * step for extent, step in zip(shape, strides, strict=True) if extent and step > 0)
-    if below + above >= MAX_ELEMENTS // 2:
-        raise refuse(op, f"Metal kernels step over less than 2**31 elements; this view spans {below + above}", (x,))
+    below = below_start(op, shape, strides, (x,))
     return (At(x, -below * x.itemsize) if below else x), below
 
 

@@ -143,7 +143,7 @@ def _launches(
     result : Dtype
         Of `out`.
     extra : Argument
-        A float32 per result for `prepare` and `finish`; candidates for ``CANDIDATE``.
+        A float32 per result, for `prepare` and `finish`.
     prepare, finish : int
     divisor : float
         For ``DIVIDE``.
@@ -160,7 +160,7 @@ def _launches(
         simds = 1 if extent <= SHORT else GROUPS
         groups, shortest = ceil_div(outputs, GROUPS // simds), PART_OF_ROW
     parts = 1
-    if groups < ENOUGH and extent >= 2 * shortest and prepare != CANDIDATE:
+    if groups < ENOUGH and extent >= 2 * shortest:
         parts = min(extent // shortest, ceil_div(ENOUGH, groups))
     part = ceil_div(max(extent, 1), parts)
     parts = ceil_div(max(extent, 1), part)
@@ -173,22 +173,16 @@ def _launches(
         (4, "uint", prepare), (5, "uint", finish if parts == 1 else STORE), (6, "uint", simds),
     )
     grid, group = (groups, parts, 1), ((SIMD, ROWS, 1) if by_columns else (SIMD * GROUPS, 1, 1))
-    counted = extent
-    packed = _packed(places, counted, parts, part, identity, divisor)
-    first = Launch(
-        "reduce", f"{'columns' if by_columns else 'rows'}_{lane}", constants, (places.argument, extra, target, packed),
-        grid, group,
-    )
+    packed = _packed(places, extent, parts, part, identity, divisor)
+    function = f"{'columns' if by_columns else 'rows'}_{lane}"
+    first = Launch("reduce", function, constants, (places.argument, extra, target, packed), grid, group)
     if parts == 1:
         return [first]
     if is_position:
         # the same elements again, but only those that won their part
         return [first, *_candidates(op, places, source, compute, out, result, target, parts)]
     dense = Reduced(target, 0, ((outputs,), (parts,)), ((parts,), (1,)))
-    return [
-        first,
-        *_launches(op, dense, partial, partial, out, result, extra, AS_IS, finish, divisor),
-    ]
+    return [first, *_launches(op, dense, partial, partial, out, result, extra, AS_IS, finish, divisor)]
 
 
 def _candidates(
