@@ -1,4 +1,4 @@
-"""The command line: ``python -m mlxr info | smoke | conformance``.
+"""The command line: ``python -m mlxr info | smoke | conformance | bench``.
 
 Each command is a function of the parsed arguments that returns the exit status. Knows the public package and the
 registry of backends; nothing imports it.
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import mlxr
+from mlxr import bench as benchmarks
 from mlxr.backends import registry
 from mlxr.conformance import command as conforming
 from mlxr.core.device import backend_of
@@ -160,6 +161,11 @@ def conformance(arguments: argparse.Namespace) -> int:
     return conforming.execute(arguments)
 
 
+def bench(arguments: argparse.Namespace) -> int:
+    """Measure a device on the shapes of a language model."""
+    return benchmarks.execute(arguments)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mlxr", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -175,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--device", default="cpu", help="device to compute on (default: cpu)")
     runs.add_argument("--examples", type=Path, help="folder with the examples (default: that of the checkout)")
     conforming.add_arguments(command(conformance))
+    benchmarks.add_arguments(command(bench))
     return parser
 
 

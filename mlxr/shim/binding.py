@@ -132,8 +132,8 @@ class Library(Native):
     def __init__(self, path: pathlib.Path) -> None:
         super().__init__(path, UPSTREAM_FUNCTIONS, dict.fromkeys(abi.MAKERS, Array))
         f = self.functions
-        # Where handles and small numbers are all that goes in, ctypes may go by the arguments' own types: looking up how
-        # to convert each costs more than the call. An int in place of a handle loses its generation, and is refused.
+        # Where handles and small numbers are all that goes in, ctypes may go by the arguments' own types: looking up
+        # how to convert each costs more than the call. An int in place of a handle loses its generation: it is refused.
         for name in abi.MAKERS:
             if set(abi.PROTOTYPES[name][1]) <= {ctypes.c_uint64, ctypes.c_int32}:
                 getattr(f, name).argtypes = None

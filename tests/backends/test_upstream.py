@@ -410,21 +410,50 @@ def test_the_main_job_starts_as_on_the_cpu():
     np.testing.assert_allclose(losses[DEVICE], losses["cpu"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced", "broadcast"])
-def test_moving_between_devices_copies_nothing(layout):
-    x = mx.array(np.arange(48, dtype=np.float32).reshape(6, 8))
-    x = {"contiguous": x, "transposed": x.T, "sliced": x[1:4, 2:7], "broadcast": mx.broadcast_to(x[0], (5, 8))}[layout]
-    if not shim.load().capability(abi.CAP_SHARE_HOST):
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.T,
+    "sliced": lambda x: x[1:4, 2:7],
+    "stepped": lambda x: x[::2, ::3],
+    "broadcast": lambda x: mx.broadcast_to(x[0], (5, 8)),
+}
+
+
+@pytest.fixture
+def in_host_memory(backend):
+    if not backend.lib.capability(abi.CAP_SHARE_HOST):
         pytest.skip("this build of upstream does not keep its arrays in host memory")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.usefixtures("in_host_memory")
+def test_moving_between_devices_copies_nothing(layout, backend):
+    x = LAYOUTS[layout](mx.array(np.arange(48, dtype=np.float32).reshape(6, 8)))
     mx.reset_copied_bytes()
     there = to_device(x, DEVICE)
     back = to_device(there, "cpu")
     assert mx.get_copied_bytes() == 0
-    assert back.data_ptr == x.data_ptr
+    assert backend.lib.describe(backend.handle(there)).address == x.data_ptr == back.data_ptr
+    assert back.strides == x.strides
     np.testing.assert_array_equal(np.array(back), np.array(x))
-    doubled = to_device(there + there, "cpu")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.usefixtures("in_host_memory")
+def test_results_of_upstream_come_back_without_copying(layout, backend):
+    x = np.arange(48, dtype=np.float32).reshape(6, 8)
+    made = mx.array(x, device=DEVICE) * 2
+    mx.eval(made)
+    view = LAYOUTS[layout](made)
+    mx.reset_copied_bytes()
+    back = to_device(view, "cpu")
     assert mx.get_copied_bytes() == 0
-    np.testing.assert_array_equal(np.array(doubled), 2 * np.array(x))
+    base = backend.lib.describe(backend.handle(made)).address
+    assert base <= back.data_ptr < base + x.nbytes
+    window = backend.handle(view)
+    backend.lib.eval(window)
+    assert back.data_ptr == backend.lib.describe(window).address
+    np.testing.assert_array_equal(np.array(back), np.array(LAYOUTS[layout](mx.array(2 * x))))
 
 
 def test_shared_memory_is_copied_before_it_is_written():
