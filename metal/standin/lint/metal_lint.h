@@ -324,17 +324,17 @@ To as_type(From);
     T name(T, T, T);                                                                                                   \
     template <class T, int N>                                                                                          \
     vec<T, N> name(vec<T, N>, T, T);
-#define LINT_MATH                                                                                                      \
-    LINT_ANY(acos)                                                                                                     \
-    LINT_ANY(acosh) LINT_ANY(asin) LINT_ANY(asinh) LINT_ANY(atan) LINT_ANY(atanh) LINT_ANY(ceil) LINT_ANY(cos)         \
-        LINT_ANY(cosh) LINT_ANY(cospi) LINT_ANY(exp) LINT_ANY(exp10) LINT_ANY(exp2) LINT_ANY(fabs) LINT_ANY(abs)       \
-            LINT_ANY(floor) LINT_ANY(fract) LINT_ANY(log) LINT_ANY(log10) LINT_ANY(log2) LINT_ANY(rint)                \
-                LINT_ANY(round) LINT_ANY(rsqrt) LINT_ANY(saturate) LINT_ANY(sign) LINT_ANY(sin) LINT_ANY(sinh)         \
-                    LINT_ANY(sinpi) LINT_ANY(sqrt) LINT_ANY(tan) LINT_ANY(tanh) LINT_ANY(trunc) LINT_ANY(atan2)        \
-                        LINT_ANY(copysign) LINT_ANY(divide) LINT_ANY(fdim) LINT_ANY(fmax) LINT_ANY(fmin)               \
-                            LINT_ANY(fmod) LINT_ANY(pow) LINT_ANY(powr) LINT_ANY(step) LINT_ANY(max) LINT_ANY(min)     \
-                                LINT_ANY(clamp) LINT_ANY(fma) float                                                    \
-                                sincos(float, thread float &);
+// clang-format off
+#define LINT_MATH \
+    LINT_ANY(acos) LINT_ANY(acosh) LINT_ANY(asin) LINT_ANY(asinh) LINT_ANY(atan) LINT_ANY(atanh) LINT_ANY(ceil) \
+    LINT_ANY(cos) LINT_ANY(cosh) LINT_ANY(cospi) LINT_ANY(exp) LINT_ANY(exp10) LINT_ANY(exp2) LINT_ANY(fabs) \
+    LINT_ANY(abs) LINT_ANY(floor) LINT_ANY(fract) LINT_ANY(log) LINT_ANY(log10) LINT_ANY(log2) LINT_ANY(rint) \
+    LINT_ANY(round) LINT_ANY(rsqrt) LINT_ANY(saturate) LINT_ANY(sign) LINT_ANY(sin) LINT_ANY(sinh) LINT_ANY(sinpi) \
+    LINT_ANY(sqrt) LINT_ANY(tan) LINT_ANY(tanh) LINT_ANY(trunc) LINT_ANY(atan2) LINT_ANY(copysign) LINT_ANY(divide) \
+    LINT_ANY(fdim) LINT_ANY(fmax) LINT_ANY(fmin) LINT_ANY(fmod) LINT_ANY(pow) LINT_ANY(powr) LINT_ANY(step) \
+    LINT_ANY(max) LINT_ANY(min) LINT_ANY(clamp) LINT_ANY(fma) \
+    float sincos(float, thread float &);
+// clang-format on
 LINT_MATH
 namespace precise {
 LINT_MATH

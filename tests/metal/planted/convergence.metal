@@ -84,6 +84,16 @@ kernel void waits_for_each_other(device float *out [[buffer(0)]], uint i [[threa
     out[i] = v;
 }
 
+// One lane waits for the threadgroup, the others of its simdgroup for that lane.
+// metal-check: run barriers_of_two_sizes grid=1 group=32 0=float[32]
+kernel void barriers_of_two_sizes(device float *out [[buffer(0)]], uint i [[thread_position_in_threadgroup]]) {
+    if (i == 0)
+        threadgroup_barrier(mem_flags::mem_threadgroup); // BUG: deadlock
+    else
+        simdgroup_barrier(mem_flags::mem_threadgroup);
+    out[i] = float(i);
+}
+
 // metal-check: run spin_for_another_thread grid=1 group=64 0=uint[1]=0
 kernel void spin_for_another_thread(device atomic_uint *flag [[buffer(0)]], uint i [[thread_position_in_threadgroup]]) {
     if (i == 63)

@@ -30,6 +30,13 @@ kernel void missing_conditional_buffer(device float *out [[buffer(0)]],
     out[i] = has_bias ? bias[i] : 0.0f;
 }
 
+constant float twice_the_gain = 2.0f * gain;
+
+// metal-check: run missing_constant_of_a_constant grid=1 group=32 0=float[32]  // BUG: missing-constant
+kernel void missing_constant_of_a_constant(device float *out [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+    out[i] = twice_the_gain;
+}
+
 float amplified(float v) { return v * gain; }
 
 // metal-check: run missing_constant grid=1 group=32 0=float[32]  // BUG: missing-constant
