@@ -1,4 +1,4 @@
-"""The stand-in: groups in parallel, orders of threads, failures that are survived, products, the command line.
+"""The stand-in: groups in parallel, orders of threads, failures that are survived, products, the command line."""
 
 from __future__ import annotations
 
