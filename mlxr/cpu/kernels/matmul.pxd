@@ -59,8 +59,9 @@ ctypedef struct MatmulArgs:
 #   scales, biases  (..., rows of W, columns of W / group_size), each of any of the three dtypes, last stride 1
 #   bits        1, 2, 3, 4, 5, 6, 8;  group_size 32, 64 or 128, a divisor of the columns of W
 #
-# The order is that of matmul on w_hat = fma(float32(scale), q, float32(bias)), a float32 rounded once. dequantize
-# rounds twice, to the dtype of its result, as upstream does; so the last bits differ from matmul(x, dequantize(w)).
+# The order is that of matmul on w_hat = fma(float32(scale), q, float32(bias)), a float32 rounded once (a scale of less
+# than 2^-102 may be rounded before). dequantize rounds twice, to the dtype of its result, as upstream does; so the last
+# bits differ from matmul(x, dequantize(w)).
 # M = 1 reads the packed words once and makes no panel, with the same bits as any other M.
 ctypedef struct QuantizedMatmulArgs:
     const ArrayRef *x

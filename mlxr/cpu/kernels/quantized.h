@@ -26,32 +26,61 @@ typedef struct {
     Py_ssize_t bytes;
 } Ahead;
 
-MLXR_INLINE void ask_for(const Ahead *ahead, Py_ssize_t part, Py_ssize_t parts) {
-    const Py_ssize_t lines = (ahead->bytes + 63) / 64;
-    for (Py_ssize_t line = lines * part / parts; line < lines * (part + 1) / parts; line++)
-        __builtin_prefetch(ahead->data + line * 64, 0, 2);
+/* Asks for the next `lines` cache lines of an area, as many as it has. */
+MLXR_INLINE void ask_for(Ahead *ahead, Py_ssize_t lines) {
+    for (; lines > 0 && ahead->bytes > 0; lines--, ahead->data += 64, ahead->bytes -= 64)
+        __builtin_prefetch(ahead->data, 0, 2);
 }
+
+enum { MOST_AREAS = 3 };
 
 /* nk columns (a multiple of 32, the first being column k0 of its row) of a strip of NR rows. With x NULL they go to
  * dst, NR lanes each; otherwise dst gets one vector of NR sums, the chains of x[k] * w[k] in increasing k from zero.
- * scale * q + bias is rounded once. Limit: arithmetic for one row of A (five operations a vector of weights). */
+ * scale * q + bias is rounded once. Limit: arithmetic for one row of A (four or five operations a vector of weights).
+ *
+ * Where few fields fill a word, they are not shifted down: q * 2^shift is converted, and multiplied by scale / 2^shift.
+ * Both powers of two are exact, unless the scale is below 2^-102. */
 MLXR_INLINE void unpack_strip_of(const int bits, const int summed, const uint32_t *words, Py_ssize_t k0, Py_ssize_t nk,
                                  Py_ssize_t group, const float *scales, const float *biases, const float *x, float *dst,
                                  const Ahead *ahead, int areas) {
+    enum { FIELDS = 8 };
+    const int in_place = bits == 4 || bits == 8;
+    Ahead next[MOST_AREAS];
+    Py_ssize_t lines[MOST_AREAS];
     vf32 sum[2] = {{0}, {0}};
-    for (Py_ssize_t k = 0; k < nk; k += 32, words += bits * GEMM_NR_f32) {
-        const Py_ssize_t g = (k0 + k) / group * GEMM_NR_f32;
-        const vf32 scale[2] = {load_f32(scales + g), load_f32(scales + g + F32_LANES)};
-        const vf32 bias[2] = {load_f32(biases + g), load_f32(biases + g + F32_LANES)};
-        for (int i = 0; i < areas; i++)
-            ask_for(ahead + i, k / 32, nk / 32);
-        MLXR_UNROLL_32 for (int e = 0; e < 32; e++) {
-            MLXR_UNROLL for (int v = 0; v < 2; v++) {
-                vf32 w = fma_f32(scale[v], unit_column(bits, words + v * F32_LANES, e), bias[v]);
-                if (summed)
-                    sum[v] = fma_f32(splat_f32(x[k + e]), w, sum[v]);
-                else
-                    store_f32(dst + (k + e) * GEMM_NR_f32 + v * F32_LANES, w);
+    for (int i = 0; i < areas; i++) {
+        next[i] = ahead[i];
+        lines[i] = ((ahead[i].bytes + 63) / 64 + nk / 32 - 1) / (nk / 32);
+    }
+    for (Py_ssize_t k = 0; k < nk;) {
+        const Py_ssize_t g = (k0 + k) / group, left = (g + 1) * group - k0 - k;
+        const Py_ssize_t end = k + (left < nk - k ? left : nk - k);
+        const float *at = scales + g * GEMM_NR_f32;
+        const vf32 scale[2] = {load_f32(at), load_f32(at + F32_LANES)};
+        const vf32 bias[2] = {load_f32(biases + g * GEMM_NR_f32), load_f32(biases + g * GEMM_NR_f32 + F32_LANES)};
+        vf32 shifted[FIELDS][2]; /* scales of the fields of a word */
+        if (in_place)
+            MLXR_UNROLL for (int f = 0; f * bits < 32 - bits; f++) MLXR_UNROLL for (int v = 0; v < 2; v++)
+                shifted[f][v] = scale[v] * splat_f32(1.0f / (float)(1u << (f * bits)));
+        for (; k < end; k += 32, words += bits * GEMM_NR_f32) {
+            for (int i = 0; i < areas; i++)
+                ask_for(next + i, lines[i]);
+            MLXR_UNROLL_32 for (int e = 0; e < 32; e++) {
+                const int word = e * bits / 32, shift = e * bits % 32;
+                MLXR_UNROLL for (int v = 0; v < 2; v++) {
+                    vf32 w;
+                    if (in_place && shift + bits < 32) {
+                        vu32 q = (vu32)load_f32(words + word * GEMM_NR_f32 + v * F32_LANES);
+                        q &= ((1u << bits) - 1) << shift;
+                        w = fma_f32(shifted[shift / bits][v], __builtin_convertvector((vi32)q, vf32), bias[v]);
+                    } else {
+                        w = fma_f32(scale[v], unit_column(bits, words + v * F32_LANES, e), bias[v]);
+                    }
+                    if (summed)
+                        sum[v] = fma_f32(splat_f32(x[k + e]), w, sum[v]);
+                    else
+                        store_f32(dst + (k + e) * GEMM_NR_f32 + v * F32_LANES, w);
+                }
             }
         }
     }
