@@ -1115,8 +1115,8 @@ def _irfft(b, operands, outputs, params):
 
 def _check_width(b, op, bits):
     """Upstream's GPU kernels have no single bits: they give nonsense, or fail so that later work fails too."""
-    if bits == 1 and b.device.name == "mlx:gpu":
-        raise UnsupportedOpError(f"[{op}] upstream has no 1-bit matrices on a GPU", op=op, backend=b.name)
+    if bits == 1 and b.backend.device.name == "mlx:gpu":
+        raise UnsupportedOpError(f"[{op}] upstream has no 1-bit matrices on a GPU", op=op, backend=b.backend.name)
 
 
 def _quantize(b, operands, outputs, params):

@@ -20,7 +20,14 @@ from mlxr.backends.upstream import BINARY, COMPOSED, HANDLERS, SIZES, UNARY
 from mlxr.core.dispatch import apply
 from mlxr.core.interop import to_device
 from mlxr.core.primitive import Primitive, registry
-from mlxr.errors import BackendUnavailableError, BoundsError, InvalidValueError, MlxrError, ShapeError, UnsupportedOpError
+from mlxr.errors import (
+    BackendUnavailableError,
+    BoundsError,
+    InvalidValueError,
+    MlxrError,
+    ShapeError,
+    UnsupportedOpError,
+)
 from mlxr.ops.declare import REGISTRY
 from mlxr.shim import abi
 
