@@ -1,9 +1,10 @@
 // Attention: softmax(scale * q @ k^T + mask) @ v and its gradients. The score matrix never exists as a whole, and query
 // heads that share a key head read it where it lies.
 //
-// q is [B, Hq, Tq, D], k [B, Hk, Tk, D], v [B, Hk, Tk, Dv], with Hq a multiple of Hk; query head h reads key head
-// h / (Hq / Hk). Scores, their softmax and all sums are float32; results are rounded once. q is multiplied by the scale
-// when it is read. A running maximum and sum join blocks of keys; a score further than all others is that of the `sink`.
+// q is [B, Hq, Tq, D], k [B, Hk, Tk, D], v [B, Hk, Tk, Dv], with Hq a multiple of Hk; query head h reads key head h
+// / (Hq / Hk). Scores, their softmax and all sums are float32; results are rounded once. q is multiplied by the
+// scale when it is read. A running maximum and sum join blocks of keys; a score further than all others is that of
+// the `sink`.
 //
 // Knows nothing of tensors; mlxr/backends/metal/attention.py makes the launches.
 #include <metal_simdgroup_matrix>
@@ -69,7 +70,8 @@ METAL_FUNC float2 masked(float score, uint query, uint key, device const uchar* 
     return float2(score + load_float(mask, at, dtype_mask), 1.0f);
 }
 
-// The end of the keys that matter to queries [first, last): all, unless each of them sees a key and they see no further.
+// The end of the keys that matter to queries [first, last): all, unless each of them sees a key and they see no
+// further.
 METAL_FUNC uint keys_seen(uint first, uint last, constant AttentionParams& params) {
     if (mask_kind != MASK_CAUSAL || first + params.tk < params.tq)
         return params.tk;
@@ -88,10 +90,10 @@ METAL_FUNC float sink_of(device const uchar* sinks, uint head, constant Attentio
 
 // Memory plan. A threadgroup takes BQ queries of a head, a simdgroup eight of them. q lies in threadgroup memory as
 // float32 from the start; blocks of BK keys, then of their values, go through another part of it, read once by the
-// threadgroup. A simdgroup keeps its 8 x Dv results in fragments. The scores of a block pass through threadgroup memory,
-// where four lanes share a row: they mask it, find its maximum and exponentials. Earlier results are rescaled by a
-// product with a diagonal matrix, so that nothing depends on where fragments keep their elements. A row whose weights
-// are NaN is kept out of that product, and made NaN at the end.
+// threadgroup. A simdgroup keeps its 8 x Dv results in fragments. The scores of a block pass through threadgroup
+// memory, where four lanes share a row: they mask it, find its maximum and exponentials. Earlier results are
+// rescaled by a product with a diagonal matrix, so that nothing depends on where fragments keep their elements. A
+// row whose weights are NaN is kept out of that product, and made NaN at the end.
 // Expected limit (not measured on a GPU): arithmetic, 4 * Tq * Tk * D operations a head (half of it if causal), at the
 // float32 rate of simdgroup matrices; threadgroup memory leaves room for one threadgroup a core when D > 64.
 template <uint BQ, uint BK, uint DEPTH>
@@ -120,7 +122,8 @@ template <uint BQ, uint BK, uint DEPTH>
         const uint r = first + i / DEPTH, c = i % DEPTH;
         queries[i / DEPTH * STRIDE + c] =
             r < params.tq && c < params.d
-                ? params.scale * load_float(q, at_q + long(r) * params.q.row + long(c) * params.q.column, dtype_q) : 0.0f;
+                ? params.scale * load_float(q, at_q + long(r) * params.q.row + long(c) * params.q.column, dtype_q)
+                : 0.0f;
     }
     diagonal[simd][lane] = 0.0f;
     diagonal[simd][lane + SIMD] = 0.0f;
@@ -232,10 +235,10 @@ INSTANTIATE_TILES("attention_tiles_256", 16, 8, 256)
 
 // ------------------------------------------------------------------ few queries
 
-// Memory plan. The rows of one key head (its query heads' queries) go together, ROWS at most in a threadgroup, so that a
-// key or value is read once for all of them. A lane holds every 32nd element of a row; the simdgroups share the keys,
-// and join what they found through threadgroup memory. With `split`, several threadgroups share the keys, and
-// attention_join joins what they found.
+// Memory plan. The rows of one key head (its query heads' queries) go together, ROWS at most in a threadgroup, so
+// that a key or value is read once for all of them. A lane holds every 32nd element of a row; the simdgroups share
+// the keys, and join what they found through threadgroup memory. With `split`, several threadgroups share the keys,
+// and attention_join joins what they found.
 // Expected limit (not measured on a GPU): memory bandwidth, keys and values read once.
 constant constexpr uint ROWS = 4;
 constant constexpr uint ROWS_SIMDS = 8;
@@ -436,8 +439,8 @@ kernel void attention_delta(device const float* g [[buffer(0)]],  // packed
 }
 
 // Weight and ds of a query and a key.
-METAL_FUNC float2 weight_and_slope(float score, float slope, uint query, uint key, device const uchar* mask, long at_mask,
-                                   device const float2* moments, device const float* delta,
+METAL_FUNC float2 weight_and_slope(float score, float slope, uint query, uint key, device const uchar* mask,
+                                   long at_mask, device const float2* moments, device const float* delta,
                                    constant AttentionParams& params) {
     const float2 s = masked(score, query, key, mask, at_mask, params);
     if (query >= params.tq || key >= params.tk)

@@ -5,8 +5,9 @@
 // operand is gathered from x on its way to threadgroup memory: taps that fall between the elements of a dilated input,
 // or outside it, are zero. Everything else is as in matmul.metal's gemm, in float32.
 //
-// Expected limit (not measured on a GPU): arithmetic, when C / groups is a multiple of the block of k or larger, for then
-// a simdgroup gathers neighbours; with few channels the divisions that find an element cost as much as its products.
+// Expected limit (not measured on a GPU): arithmetic, when C / groups is a multiple of the block of k or larger, for
+// then a simdgroup gathers neighbours; with few channels the divisions that find an element cost as much as its
+// products.
 //
 // Knows nothing of tensors; mlxr/backends/metal/conv.py makes the launches.
 #include <metal_simdgroup_matrix>
@@ -47,7 +48,8 @@ struct ConvParams {
 METAL_FUNC long input_offset(constant ConvParams& params, uint image, uint3 at, uint3 tap) {
     long offset = params.x_start + long(image) * params.x_batch;
     for (uint axis = 0; axis < SPATIAL; ++axis) {
-        const int place = int(at[axis] * params.stride[axis] + tap[axis] * params.dilation[axis]) - params.padding[axis];
+        const uint reached = at[axis] * params.stride[axis] + tap[axis] * params.dilation[axis];
+        const int place = int(reached) - params.padding[axis];
         if (place < 0 || uint(place) >= params.size[axis] || uint(place) % params.spacing[axis] != 0)
             return -1;
         offset += long(uint(place) / params.spacing[axis]) * params.x_steps[axis];
@@ -88,9 +90,9 @@ kernel void conv(device const uchar* x [[buffer(0)]],
                 const uint3 tap = unravel(kk / params.channels, params.taps);
                 const uint3 at = unravel(m % positions, params.positions);
                 const long offset = input_offset(params, m / positions, at, tap);
+                const uint channel = group * params.channels + kk % params.channels;
                 if (offset >= 0)
-                    value = load_float(x, offset + long(group * params.channels + kk % params.channels) * params.x_channel,
-                                       dtype_x);
+                    value = load_float(x, offset + long(channel) * params.x_channel, dtype_x);
             }
             block_x[i / BK * STRIDE_X + i % BK] = value;
         }

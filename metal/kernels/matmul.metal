@@ -41,8 +41,8 @@ struct GemmParams {
     uint unused;
 };
 
-// A block of `rows` x `columns` elements at (row, column) of a matrix of `row_end` x `column_end`, to threadgroup memory.
-// Threads take runs along the axis of stride 1, neighbours next to each other.
+// A block of `rows` x `columns` elements at (row, column) of a matrix of `row_end` x `column_end`, to threadgroup
+// memory. Threads take runs along the axis of stride 1, neighbours next to each other.
 template <typename T, uint ROWS, uint COLUMNS, uint STRIDE, uint THREADS>
 METAL_FUNC void load_block(threadgroup T* to, device const T* from, long row_step, long column_step, uint row,
                            uint column, uint row_end, uint column_end, bool by_columns, uint lid) {

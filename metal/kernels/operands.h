@@ -70,8 +70,8 @@ struct FaultRecord {
     long index;
 };
 
-// Where the matrix that indices[batch] names begins. An index without a matrix is noted, by one thread of the group that
-// meets it first, and the first matrix taken in its place.
+// Where the matrix that indices[batch] names begins. An index without a matrix is noted, by one thread of the group
+// that meets it first, and the first matrix taken in its place.
 METAL_FUNC long gathered_offset(constant Matrix& matrix, device const uint* indices, uint batch, uint count, uint array,
                                 device FaultRecord* fault, bool notes) {
     const uint index = indices[batch];

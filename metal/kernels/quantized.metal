@@ -257,8 +257,8 @@ kernel void quantized_tiles(device const uchar* x [[buffer(0)]],
 
 // ------------------------------------------------------------------ products with few rows
 
-// w is [n, k]: a simdgroup makes ROWS results for each of `vectors` rows of x. A lane takes a unit of each row of w, and
-// the same eight elements of x for all of them; of a unit, scale * sum(q * x) + bias * sum(x) is summed.
+// w is [n, k]: a simdgroup makes ROWS results for each of `vectors` rows of x. A lane takes a unit of each row of w,
+// and the same eight elements of x for all of them; of a unit, scale * sum(q * x) + bias * sum(x) is summed.
 kernel void quantized_vector_rows(device const uchar* x [[buffer(0)]],
                                   device const uint* w [[buffer(1)]],
                                   device const uchar* scales [[buffer(2)]],

@@ -6,8 +6,8 @@
 // longer one is walked in spans, and read again by each walk. Sums are float32: in a thread, then in a simdgroup, then
 // over the simdgroups through threadgroup memory. Results are rounded once.
 //
-// Expected limit (not measured on a GPU): memory bandwidth. Bytes of a row, read and written once, over bandwidth, up to
-// wide rows of 1024 * READS elements; above that half or a third of it.
+// Expected limit (not measured on a GPU): memory bandwidth. Bytes of a row, read and written once, over bandwidth,
+// up to wide rows of 1024 * READS elements; above that half or a third of it.
 //
 // Knows nothing of tensors; mlxr/backends/metal/rows.py makes the launches.
 #include "operands.h"
@@ -227,8 +227,8 @@ kernel void softmax_vjp(device const uchar* y [[buffer(0)]],
 // ------------------------------------------------------------------ normalization
 
 // Mean (0 if not `centred`) and reciprocal root of the mean square about it. v holds the row if it fits.
-METAL_FUNC float2 row_moments(thread float* v, device const uchar* x, constant RowsParams& params, long at, bool centred,
-                              Place p, threadgroup float* scratch, uint lane, uint simd, uint simds) {
+METAL_FUNC float2 row_moments(thread float* v, device const uchar* x, constant RowsParams& params, long at,
+                              bool centred, Place p, threadgroup float* scratch, uint lane, uint simd, uint simds) {
     const long step = params.operand[0].inner;
     const float count = float(params.n);
     float mean = 0.0f;
@@ -512,10 +512,10 @@ kernel void cross_entropy_vjp(device const uchar* logits [[buffer(0)]],
 
 // ------------------------------------------------------------------ rotary embedding
 
-// x [B, heads, T, D]: a thread computes one angle and turns that pair in HEADS heads; the grid's x numbers the pairs,
-// then the elements from `dims` on, which are copied. An angle is the product of a position, an integer, with a rate that
-// is a sum of two floats; the product's error is kept while it is reduced to [-pi, pi], so that sines and cosines are
-// good to a few units of float32's last place at positions up to 2^24.
+// x [B, heads, T, D]: a thread computes one angle and turns that pair in HEADS heads; the grid's x numbers the
+// pairs, then the elements from `dims` on, which are copied. An angle is the product of a position, an integer, with
+// a rate that is a sum of two floats; the product's error is kept while it is reduced to [-pi, pi], so that sines
+// and cosines are good to a few units of float32's last place at positions up to 2^24.
 // Expected limit (not measured on a GPU): memory bandwidth, x read and written once.
 constant constexpr uint HEADS = 4;
 
