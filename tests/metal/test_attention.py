@@ -109,6 +109,12 @@ def test_a_row_of_nan_stays_alone():
     check(FORWARD, (q, k, v), (0.4, False, False, False, mx.float32), ulps=16, scale=1.0)
 
 
+@pytest.mark.parametrize(("batch", "tq"), [(0, 3), (2, 0)])
+def test_nothing_to_attend_for(batch, tq):
+    rng = np.random.default_rng(0)
+    both(rng, operands(rng, batch, 4, 2, tq, 5, 8, 8))
+
+
 def test_long_rows_are_refused():
     x = mx.ones((1, 1, 2, 257))
     with pytest.raises(mx.errors.UnsupportedOpError):

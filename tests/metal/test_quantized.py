@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from metal_launches import check, tensor
+from metal_launches import check, run, tensor
 
 import mlxr as mx
+from mlxr.backends.metal.launch import PLANS
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 WIDTHS = (1, 2, 3, 4, 5, 6, 8)
@@ -66,6 +67,15 @@ def test_gathered(transpose):
         w = quantized(rng, (5, 7, 64), 4, 32)
         x = tensor(rng, (3, m, 64 if transpose else 7))
         check("gather_qmm", (x, *w, lhs, rhs), (transpose, 32, 4), ulps=12, scale=8.0)
+
+
+@pytest.mark.parametrize("m", [2, 6])
+def test_an_index_out_of_bounds_is_an_error(m):
+    w = quantized(np.random.default_rng(0), (3, 5, 64), 4, 32)
+    indices = mx.array([0, 1], dtype=mx.uint32), mx.array([2, 3], dtype=mx.uint32)
+    with pytest.raises(mx.errors.BoundsError) as caught:
+        run(PLANS["gather_qmm"]((mx.ones((2, m, 64)), *w, *indices), (mx.zeros((2, m, 5)),), (True, 32, 4)))
+    assert (caught.value.index, caught.value.size) == (3, 3)
 
 
 def test_empty():

@@ -141,3 +141,9 @@ def test_other_dtypes_are_refused():
     x = mx.zeros((2, 3), dtype=mx.float64)
     with pytest.raises(mx.errors.UnsupportedOpError):
         rows.softmax_plan(x, x)
+
+
+def test_axes_that_do_not_join_are_refused():
+    x = mx.zeros((4,) * 8)[tuple(slice(None, None, 2) for _ in range(8))]
+    with pytest.raises(mx.errors.UnsupportedOpError, match="make the operand contiguous"):
+        rows.softmax_plan(x, mx.zeros(x.shape))
