@@ -33,8 +33,9 @@ SHIM_SOURCES := $(shell find shim -name '*.h' -o -name '*.hpp' -o -name '*.c' -o
 SHIM_METAL := mlxr/shim/libmlxr_shim_metal.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
 METAL_SOURCES := shim/src/metal_runtime.mm $(shell find metal/standin -name '*.h' -o -name '*.cpp' -o -name '*.mm' -o -name '*.py')
 
-# What runs under the sanitizers: all tests but those that start programs of their own.
-SANITIZE_TESTS ?= tests --ignore=tests/shim --ignore=tests/test_examples.py --ignore=tests/test_main.py --ignore=tests/test_docs.py
+# What runs under the sanitizers: all tests but those that start programs of their own, compilers among them.
+SANITIZE_TESTS ?= tests --ignore=tests/shim --ignore=tests/test_examples.py --ignore=tests/test_main.py --ignore=tests/test_docs.py \
+	--ignore=tests/metal --ignore=tests/backends/test_metal.py
 
 ifeq ($(origin CC),default)
 CCACHE := $(shell command -v ccache 2>/dev/null)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def programs(tmp_path_factory) -> Path:
     return folder
 
 
-def run(*command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, timeout=300)
+def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, timeout=300,
+                          env={**os.environ, **environment})  # fmt: skip
 
 
 def test_language(programs: Path) -> None:
@@ -60,8 +62,9 @@ def test_unknown_messages_end_the_process(programs: Path) -> None:
     assert "-[Thing performUnknownThing]: unrecognized selector" in done.stderr
 
 
-def test_metal(programs: Path) -> None:
-    done = run(programs / "rules", "ok")
+@pytest.mark.parametrize("environment", [{}, {"MLXR_STANDIN_CHECKED": "1", "MLXR_STANDIN_ORDER": "shuffled"}])
+def test_metal(programs: Path, environment: dict[str, str]) -> None:
+    done = run(programs / "rules", "ok", **environment)
     assert done.stdout == "failures 0, left over 0, bytes 0, errors 0\n", done.stdout + done.stderr
     assert done.returncode == 0
 
