@@ -15,6 +15,7 @@ from mlxr import (
     random,
 )
 from mlxr._version import __version__
+from mlxr.backends import default as _default
 from mlxr.backends import registry as _registry
 from mlxr.backends.threads import get_num_threads, set_num_threads
 from mlxr.core.device import (
@@ -112,3 +113,5 @@ array = Tensor
 
 # Numbers under MLX's names; None makes a new axis in an index.
 e, euler_gamma, inf, nan, newaxis, pi = _math.e, 0.5772156649015329, _math.inf, _math.nan, None, _math.pi
+
+_default.install()

@@ -1,4 +1,4 @@
-"""The command line: ``python -m mlxr info | smoke | conformance | bench``.
+"""The command line: ``python -m mlxr info | smoke | conformance | parity | bench``.
 
 Each command is a function of the parsed arguments that returns the exit status. Knows the public package and the
 registry of backends; nothing imports it.
@@ -22,7 +22,9 @@ import numpy as np
 import mlxr
 from mlxr import bench as benchmarks
 from mlxr.backends import registry
+from mlxr.backends.default import choice
 from mlxr.conformance import command as conforming
+from mlxr.conformance import parity as gate
 from mlxr.core.device import backend_of
 from mlxr.cpu import select
 from mlxr.errors import MlxrError
@@ -88,7 +90,7 @@ def info(_: argparse.Namespace) -> int:
         ("instruction sets", ", ".join(select.supported())),
     ]))
     _print_section("Devices and backends", _backends())
-    print(f"  {'default':<24}{mlxr.default_device()!r}")
+    print(f"  {'default':<24}{mlxr.default_device()!r} ({choice().reason})")
     for status in registry.statuses():
         if status.backend is not None:
             _print_section(f"Backend {status.entry.device}", iter(status.backend.info().items()))
@@ -166,6 +168,11 @@ def bench(arguments: argparse.Namespace) -> int:
     return benchmarks.execute(arguments)
 
 
+def parity(arguments: argparse.Namespace) -> int:
+    """Compare the CPU backend with upstream and with Metal, and write the record that decides about the default."""
+    return gate.execute(arguments)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mlxr", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -182,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--examples", type=Path, help="folder with the examples (default: that of the checkout)")
     conforming.add_arguments(command(conformance))
     benchmarks.add_arguments(command(bench))
+    gate.add_arguments(command(parity))
     return parser
 
 
