@@ -35,7 +35,7 @@ METAL_SOURCES := shim/src/metal_runtime.mm $(shell find metal/standin -name '*.h
 
 # What runs under the sanitizers: all tests but those that start programs of their own, compilers among them.
 SANITIZE_TESTS ?= tests --ignore=tests/shim --ignore=tests/test_examples.py --ignore=tests/test_main.py --ignore=tests/test_docs.py \
-	--ignore=tests/metal --ignore=tests/backends/test_metal.py
+	--ignore=tests/metal --ignore=tests/backends/test_metal.py --ignore=tests/conformance
 
 ifeq ($(origin CC),default)
 CCACHE := $(shell command -v ccache 2>/dev/null)
@@ -54,7 +54,7 @@ STUBBED := $(subst /,.,$(basename $(shell find mlxr -name '*.pyi')))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help smoke ci conformance-core conformance golden test lint typecheck build bench bench-quick \
+.PHONY: help smoke ci conformance-core conformance parity golden test lint typecheck build bench bench-quick \
 	bench-compare dashboard numerics sanitize upstream shim test-ffi \
 	lint-ffi metal metal-standin test-metal clean distclean
 
@@ -70,6 +70,9 @@ ci: lint typecheck smoke upstream metal conformance-core test bench-quick ## all
 
 test: $(VENV)/ready-dev $(BUILT) ## the test suite (TESTS="tests/io -k fuzz" runs a part)
 	$(PYTEST) $(TESTS)
+
+parity: $(VENV)/ready-upstream $(BUILT) $(SHIM_METAL) ## CPU against upstream and Metal (elsewhere than on a Mac: on the stand-in); writes docs/parity.md
+	MLXR_METAL=stand-in $(BIN)/python -m mlxr parity --record build/parity.json --page docs/parity.md
 
 # With upstream MLX where it is installed, else with what was recorded from it; it says which.
 conformance-core: $(VENV)/ready-dev $(BUILT) ## mlxr against upstream MLX: the part that gates every change

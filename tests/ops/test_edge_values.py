@@ -7,6 +7,7 @@ import oracle
 import pytest
 
 import mlxr as mx
+from mlxr.ops.declare import REGISTRY
 
 ODD = ["sin", "tan", "arcsin", "arctan", "sinh", "tanh", "arcsinh", "arctanh", "expm1", "log1p", "sqrt", "erf",
        "erfinv", "round", "floor", "ceil", "degrees", "radians"]
@@ -18,6 +19,13 @@ DTYPES = [mx.float32, mx.float64, mx.float16, mx.bfloat16]
 def test_zero_keeps_its_sign(name, dtype) -> None:
     got = oracle.numpy_of(getattr(mx, name)(mx.array([0.0, -0.0] * 20, dtype)))
     assert got.tolist() == [0.0] * 40
+    assert np.signbit(got).tolist() == [False, True] * 20
+
+
+@pytest.mark.parametrize("name", ["nn.silu", "nn.gelu", "nn.gelu_tanh", "nn.gelu_sigmoid"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.name)
+def test_activations_keep_the_sign_of_zero(name, dtype) -> None:
+    got = oracle.numpy_of(REGISTRY[name].function(mx.array([0.0, -0.0] * 20, dtype)))
     assert np.signbit(got).tolist() == [False, True] * 20
 
 
