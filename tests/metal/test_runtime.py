@@ -688,3 +688,50 @@ print("in flight", flush=True)
 {end}
 """
     assert run_program(code) == "in flight\n"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_calls_survive(standin, tmp_path, seed):
+    """Any handle, any number, NULL or zeroed memory: every call returns, and a failure has a code and a text."""
+    (tmp_path / "source.metal").write_text(SOURCE)
+    code = f"""
+import ctypes, random
+from mlxr.shim.native import METAL_FUNCTIONS
+rng = random.Random({seed})
+rt = metal.load()
+lib = rt.library("runtime_test", open({str(tmp_path / "source.metal")!r}).read())
+keep = [rt.pipeline(lib, "add"), rt.queue(8), rt.buffer(4096), rt.event(), lib]
+keep.append(rt.submit(keep[1], metal.Batch()))
+f = ctypes.CDLL(str(rt.path))
+for name in METAL_FUNCTIONS:
+    function = getattr(f, name)
+    function.restype, function.argtypes = abi.PROTOTYPES[name]
+made = []
+names = sorted(set(METAL_FUNCTIONS) - {{"mlxr_metal_library_source", "mlxr_metal_queue_new", "mlxr_metal_memory_set"}})
+for step in range(3000):
+    name = rng.choice(names)
+    values, held = [], []
+    for kind in abi.PROTOTYPES[name][1]:
+        if kind is ctypes.c_void_p:
+            memory = ctypes.create_string_buffer(8192)
+            sized = ctypes.c_uint32.from_buffer(memory)
+            sized.value = rng.choice([0, 8, 24, 80, 4096])
+            held.append(memory)
+            values.append(rng.choice([None, ctypes.addressof(memory)]))
+        elif kind is ctypes.c_uint64:
+            values.append(rng.choice([0, 1, 12345, 1 << 63, rng.getrandbits(64), *[k.value for k in keep], *made[-8:]]))
+        elif kind is ctypes.c_size_t:
+            values.append(rng.choice([0, 1, 64]))
+        else:
+            values.append(rng.choice([-1, 0, 1, 2, 7, 1 << 30, -(1 << 31)]) if name != "mlxr_metal_free_many" else 0)
+    if name in ("mlxr_metal_free", "mlxr_metal_event_set") and values[0] in [k.value for k in keep]:
+        continue
+    result = getattr(f, name)(*values)
+    if name in abi.METAL_MAKERS and result:
+        made.append(result)
+    elif name in abi.METAL_MAKERS or (abi.PROTOTYPES[name][0] is ctypes.c_int32 and result > 0
+                                      and name not in ("mlxr_last_error_code", "mlxr_supports")):
+        assert f.mlxr_last_error_code() > 0 and f.mlxr_last_error(), name
+print("survived", flush=True)
+"""
+    assert run_program(code) == "survived\n"
