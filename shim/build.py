@@ -221,7 +221,11 @@ def build_metal(output: pathlib.Path, *, extra: list[str] | None = None, jobs: i
         sys.path.insert(0, str(REPOSITORY))
         from metal.standin import toolchain
 
-        what, command, objective = "the software stand-in", [toolchain.clang()], toolchain.objective_cxx_flags()
+        try:
+            command = [toolchain.clang()]
+        except toolchain.ToolchainError as error:
+            raise SystemExit(str(error)) from None
+        what, objective = "the software stand-in", toolchain.objective_cxx_flags()
         frameworks = toolchain.framework_link_flags()
 
     def flags(source: pathlib.Path) -> list[str]:
