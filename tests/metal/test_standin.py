@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from standin import check, toolchain
 from standin.errors import CheckError, CompileError, ToolchainError
-from standin.harness import ORDERS, Library
+from standin.harness import KERNELS, ORDERS, Library
 
 from mlxr import metal_check
 
@@ -140,6 +140,13 @@ def test_command_line(path: Path, tmp_path: Path, capsys) -> None:
     assert [(f["kind"], f["kernel"]) for f in found] == [("directive", "indices"), ("out-of-bounds", "indices")]
     assert metal_check.main([str(bad), "-I", str(path.parent), "--no-run"]) == 0
     assert metal_check.main([str(tmp_path / "none.metal")]) == 1
+
+
+@pytest.mark.parametrize("path", sorted(KERNELS.glob("*.metal")), ids=lambda p: p.stem)
+def test_nothing_is_wrong_with_shipped_kernels(path: Path) -> None:
+    report = check.check_file(path, run=False)
+    assert report.findings == []
+    assert report.kernels
 
 
 def test_module_runs(path: Path) -> None:
