@@ -71,7 +71,10 @@ mx::array as_strided(const mx::array &a, const int64_t *shape, const int64_t *st
     for (int32_t i = 0; i < n; i++)
         steps.push_back(required(strides, "strides")[i]);
     check_window(a, extents, steps, offset);
-    return mx::as_strided(a, std::move(extents), std::move(steps), static_cast<size_t>(offset), s);
+    // Upstream flattens the array and expects its elements side by side then. One that is stepped through, or one element
+    // broadcast, stays as it is when it is flattened, and the evaluation fails.
+    bool dense = a.status() == mx::array::Status::available && a.flags().row_contiguous;
+    return mx::as_strided(dense ? a : mx::contiguous(a, false, s), std::move(extents), std::move(steps), static_cast<size_t>(offset), s);
 }
 
 } // namespace mlxr

@@ -185,6 +185,14 @@ def test_views_are_windows(on_upstream):
         np.testing.assert_array_equal(np.array(ours + 0 if theirs.dtype == np.float32 else ours), theirs)
 
 
+def test_views_of_moved_views():
+    x = mx.array(np.arange(24, dtype=np.float32))
+    for here in (x[::3], mx.broadcast_to(x[5:6], (4,)), x.reshape(4, 6).T, mx.broadcast_to(x[:1].reshape(1, 1), (3, 2))):
+        there = to_device(here, DEVICE)
+        for view in (lambda t: t[1:3], lambda t: t[::-1], lambda t: (t + 0)[1:], lambda t: mx.abs(t)[..., :1]):
+            np.testing.assert_array_equal(np.array(view(there)), np.array(view(here)))
+
+
 def test_indexed_assignment(on_upstream):
     x = np.zeros((3, 4), np.float32)
     a = mx.zeros((3, 4))
