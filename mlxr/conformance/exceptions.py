@@ -396,9 +396,9 @@ EXCEPTIONS: tuple[Explained, ...] = (
 # Against ``mlx:cpu``: what the shim refuses before upstream sees it (docs/upstream.md), and upstream's own.
 SHIM_EXCEPTIONS: tuple[Explained, ...] = (
     Explained(
-        "shim-refuses-division-by-zero", ("floor_divide", "remainder", "divmod"), ("accepts",),
-        "upstream would end the process; the shim raises IntegerDivisionError",
-        where=says("integer division"),
+        "shim-refuses-division", ("floor_divide", "remainder", "divmod"), ("accepts",),
+        "by 0, or of the lowest integer by -1, upstream would end the process; the shim raises IntegerDivisionError",
+        where=says("IntegerDivisionError"),
     ),
     Explained(
         "shim-poisons", ("*",), ("accepts",),

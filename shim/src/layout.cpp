@@ -74,7 +74,8 @@ mx::array as_strided(const mx::array &a, const int64_t *shape, const int64_t *st
     // Upstream flattens the array and expects its elements side by side then. One that is stepped through, or one element
     // broadcast, stays as it is when it is flattened, and the evaluation fails.
     bool dense = a.status() == mx::array::Status::available && a.flags().row_contiguous;
-    return mx::as_strided(dense ? a : mx::contiguous(a, false, s), std::move(extents), std::move(steps), static_cast<size_t>(offset), s);
+    return mx::as_strided(dense ? a : mx::contiguous(a, false, s), std::move(extents), std::move(steps),
+                          static_cast<size_t>(offset), s);
 }
 
 } // namespace mlxr

@@ -187,7 +187,8 @@ def test_views_are_windows(on_upstream):
 
 def test_views_of_moved_views():
     x = mx.array(np.arange(24, dtype=np.float32))
-    for here in (x[::3], mx.broadcast_to(x[5:6], (4,)), x.reshape(4, 6).T, mx.broadcast_to(x[:1].reshape(1, 1), (3, 2))):
+    one = x[:1].reshape(1, 1)
+    for here in (x[::3], mx.broadcast_to(x[5:6], (4,)), x.reshape(4, 6).T, mx.broadcast_to(one, (3, 2))):
         there = to_device(here, DEVICE)
         for view in (lambda t: t[1:3], lambda t: t[::-1], lambda t: (t + 0)[1:], lambda t: mx.abs(t)[..., :1]):
             np.testing.assert_array_equal(np.array(view(there)), np.array(view(here)))
