@@ -1186,8 +1186,8 @@ def _conv(b, operands, outputs, params):
     high = [(extents[i] - 1) * stride[i] + reach[i] - room[i] for i in spatial]
     # What the extents leave open is chosen as 0.
     high = [0 if high[i] < 0 and (room[i] - reach[i]) // stride[i] + 1 == extents[i] else high[i] for i in spatial]
-    if any(spacing[i] > 1 and min(low[i], high[i]) < 0 for i in spatial):
-        # Upstream crops before it dilates.
+    if any(spacing[i] > 1 and (min(low[i], high[i]) < 0 or b.backend.device.name == "mlx:gpu") for i in spatial):
+        # Upstream crops before it dilates on the CPU, and gives wrong sums for some dilated inputs on CUDA.
         x, spacing = _dilated(b, x, spacing), (1,) * len(stride)
     shape = tuple(out.shape)
 
