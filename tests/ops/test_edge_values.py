@@ -29,6 +29,11 @@ def test_activations_keep_the_sign_of_zero(name, dtype) -> None:
     assert np.signbit(got).tolist() == [False, True] * 20
 
 
+def test_gelu_underflows_to_zeros_of_its_sign() -> None:
+    got = np.array(REGISTRY["nn.gelu"].function(mx.array([1e-45, -1e-45] * 20)))
+    assert np.signbit(got).tolist() == [False, True] * 20
+
+
 @pytest.mark.parametrize("name", ODD[:10])
 @pytest.mark.parametrize(("dtype", "tiny"), [(mx.float32, 1e-30), (mx.float32, 1e-42), (mx.float64, 1e-300)])
 def test_tiny_numbers_are_themselves(name, dtype, tiny) -> None:

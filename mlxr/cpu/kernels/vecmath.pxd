@@ -454,7 +454,7 @@ cdef inline float gelu_near_f32(float x) noexcept nogil:
     cdef float tail = exp_tail_f32(t, n - <float> EXPONENT_MAGIC, fused_f32(half, a, -t))
     cdef float g = y * w
     cdef float lower = (g + fused_f32(g, tail, fused_f32(y, w, -g))) * power_of_two_f32(n)
-    return (x if x >= 0 else <float> 0.0) - lower  # of -0, -0
+    return x - lower if x >= 0 else -lower  # zero keeps its sign
 
 
 cdef inline float gelu_tail_f32(float x) noexcept nogil:
