@@ -278,7 +278,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
         # Rows of B are long: few at a time, so that the hardware follows a handful of streams.
         p.nb, p.kp = min(4096, max(1024, 32768 // m)), ROW_STEPS if m <= 4 else 16
         p.direct_b = native_b or (m <= 2 * GEMM_MR and not wide)
-        target = 2 * p.threads
+        target = p.threads if m == 1 else 2 * p.threads  # bound by memory: long runs of it
     else:
         # Columns of B are long: one strip of them, transposed piece by piece into the L1 cache, or into the sums.
         p.nb, p.kp = nr, 128

@@ -280,7 +280,7 @@ MLXR_INLINE void NAME(row_strip)(const int dtype, Py_ssize_t kc, const REAL *a, 
     const Py_ssize_t size = item_bytes(dtype);
     for (Py_ssize_t k = kc; k < 2 * kc; k++)
         for (Py_ssize_t line = 0; line < 2 * LANES * size; line += 64)
-            __builtin_prefetch(b + k * ldb * size + line, 0, 3);
+            __builtin_prefetch(b + k * ldb * size + line, 0, 2);
     NAME(block)(dtype, 1, 2, kc, a, 1, b, ldb, init, add, 0, dst, 0);
 }
 

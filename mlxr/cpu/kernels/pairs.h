@@ -271,7 +271,7 @@ static void run_pair_block(int form, int placed, Py_ssize_t rows, Py_ssize_t vec
 MLXR_INLINE void pair_row_strip(const int form, Py_ssize_t k, const float *a, const char *b, Py_ssize_t ldb,
                                 const float *init, const float *add, float *dst) {
     for (Py_ssize_t ahead = k; ahead < 2 * k; ahead++)
-        __builtin_prefetch(b + ahead * ldb * 2, 0, 3);
+        __builtin_prefetch(b + ahead * ldb * 2, 0, 2);
     pair_block(form, 1, 1, 2, k, a, 1, b, ldb, init, add, 0, dst, 0);
 }
 MLXR_INLINE void pair_row(const int form, Py_ssize_t strips, Py_ssize_t k, const float *a, const char *b,
