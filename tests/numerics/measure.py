@@ -101,10 +101,10 @@ def tasks(function: str, every: int) -> list[Task]:
             Task(function, "float32", kind, first, min(PART, each - first))
             for kind in kinds for first in range(0, each, PART)
         )]
-    total = -(-(1 << 32) // every)
+    inputs = -(-(1 << 32) // every)
     halves = [Task(function, dtype, -1, 0, 1 << 16) for dtype in ("float16", "bfloat16")]
     return [*halves, *(
-        Task(function, "float32", -1, first, min(PART, total - first), every) for first in range(0, total, PART)
+        Task(function, "float32", -1, first, min(PART, inputs - first), every) for first in range(0, inputs, PART)
     )]
 
 
@@ -214,6 +214,11 @@ def run(functions: list[str], every: int, jobs: int) -> Iterator[tuple[str, dict
                 seconds for *_, seconds in done)
 
 
+def total(function: str) -> int:
+    """Return how many float32 results there are to measure."""
+    return PAIRS if function in BINARY else 1 << 32
+
+
 def column(isa: str) -> str:
     """Return the name under which results of an instruction set are kept."""
     return COLUMNS.get(isa, "fma")
@@ -257,11 +262,12 @@ def tables(kept: dict) -> str:
     every = [(f, m) for isa in kept.values() for f, dtypes in isa.items() for m in dtypes.values()]
     wrong = sorted({f for f, m in every if m["wrong"]})
     reference = max(m["reference"] for _, m in every)
+    partly = [f for f, found in kept["fma"].items() if found["float32"]["count"] < total(f)]
     notes = (
         "NaN, infinities and the signs of zeros are right for all inputs"
         + (f", but for {', '.join(f'`{f}`' for f in wrong)}" if wrong else "")
-        + f". v2: one input of {THINNED}.\nThe references in double differ from those in long double by at most "
-        + f"{reference:.1g} ULP of the result.\n"
+        + f".\nv2{''.join(f', `{f}`' for f in partly)}: measured on one input of {THINNED}.\n"
+        + f"The references in double differ from those in long double by at most {reference:.1g} ULP of the result.\n"
     )
     return "\n".join([
         *(head + "".join(row(f, kept) for f in names if f in kept["fma"]) for names, head in heads.items()), notes])

@@ -13,13 +13,17 @@ cdef extern from *:
     #if defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA)
     #define MLXR_FMAF(a, b, c) __builtin_fmaf((a), (b), (c))
     #define MLXR_FMA(a, b, c) __builtin_fma((a), (b), (c))
+    #define MLXR_RESIDUE(a, b, c) __builtin_fmaf((a), (b), (c))
     #else
     #define MLXR_FMAF(a, b, c) ((a) * (b) + (c))
     #define MLXR_FMA(a, b, c) ((a) * (b) + (c))
+    #define MLXR_RESIDUE(a, b, c) ((float) ((double) (a) * (b) + (c)))
     #endif
     """
     float fused_f32 "MLXR_FMAF"(float a, float b, float c) noexcept nogil
     double fused_f64 "MLXR_FMA"(double a, double b, double c) noexcept nogil
+    # a * b + c, exactly, where c nearly cancels the product: what rounding took from it. Exact everywhere.
+    float residue_f32 "MLXR_RESIDUE"(float a, float b, float c) noexcept nogil
 
 cdef extern from "half_runs.h" nogil:
     Py_ssize_t f16_head_to_f32 "mlxr_f16_to_f32_run"(const uint16_t *x, float *out, Py_ssize_t n) noexcept

@@ -15,7 +15,7 @@ from libc.math cimport (
 )
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-from mlxr.cpu.kernels.half cimport float_bits, float_from_bits, fused_f32, fused_f64
+from mlxr.cpu.kernels.half cimport float_bits, float_from_bits, fused_f32, fused_f64, residue_f32
 
 cdef extern from *:
     """
@@ -374,7 +374,7 @@ cdef inline float sigmoid_of_parts_f32(float u, float tail, float lost) noexcept
     # what rounding took from the denominator
     cdef float rest = ((whole - d) + tail) + lost
     cdef float q = <float> 1.0 / d
-    q = fused_f32(q, fused_f32(-q, rest, fused_f32(-q, d, <float> 1.0)), q)
+    q = fused_f32(q, fused_f32(-q, rest, residue_f32(-q, d, <float> 1.0)), q)
     return q * u
 
 
@@ -422,7 +422,7 @@ cdef inline float gelu_sigmoid_f32(float x) noexcept nogil:
     """x * sigmoid(1.702 x)"""
     cdef float c = <float> -73.0 if x < <float> -73.0 else x
     cdef float v = c * <float> 1.702
-    cdef float rest = fused_f32(c, <float> 1.702, -v) + c * <float> -2.1934509319976314e-08
+    cdef float rest = residue_f32(c, <float> 1.702, -v) + c * <float> -2.1934509319976314e-08
     return x if x > <float> 10.5 else sigmoid_times_f32(c, v, rest)
 
 
@@ -451,9 +451,9 @@ cdef inline float gelu_near_f32(float x) noexcept nogil:
     cdef float half = a * <float> -0.5
     cdef float t = half * a
     cdef float n = fused_f32(t, <float> 1.4426950408889634, <float> EXPONENT_MAGIC)
-    cdef float tail = exp_tail_f32(t, n - <float> EXPONENT_MAGIC, fused_f32(half, a, -t))
+    cdef float tail = exp_tail_f32(t, n - <float> EXPONENT_MAGIC, residue_f32(half, a, -t))
     cdef float g = y * w
-    cdef float lower = (g + fused_f32(g, tail, fused_f32(y, w, -g))) * power_of_two_f32(n)
+    cdef float lower = (g + fused_f32(g, tail, residue_f32(y, w, -g))) * power_of_two_f32(n)
     return x - lower if x >= 0 else -lower  # zero keeps its sign
 
 
@@ -463,7 +463,7 @@ cdef inline float gelu_tail_f32(float x) noexcept nogil:
     cdef float d = a + <float> 3.0
     cdef float y = a / d
     # what rounding took from y: the remainder of the division over a + 3, whose inverse is (1 - y) / 3
-    cdef float y_rest = fused_f32(-y, a - (d - <float> 3.0), fused_f32(-y, d, a))
+    cdef float y_rest = fused_f32(-y, a - (d - <float> 3.0), residue_f32(-y, d, a))
     y_rest = y_rest * fused_f32(y, <float> -0.3333333333333333, <float> 0.3333333333333333)
     cdef float u = y + y - <float> 1.0
     cdef float w = <float> 5.44550111885668e-05
@@ -476,15 +476,18 @@ cdef inline float gelu_tail_f32(float x) noexcept nogil:
     w = fused_f32(w, u, <float> -0.04726268761118065)
     w = fused_f32(w, u, <float> 0.23001769995528254)
     w = fused_f32(w, u, <float> -0.5093319914065105)
-    w = fused_f32(w, u, <float> 0.7290836903700867)
+    cdef float last = w
+    w = fused_f32(last, u, <float> 0.7290836903700867)
     cdef float g = y * w
     cdef float slope = fused_f32(y + y, fused_f32(u, <float> 0.46, <float> -0.509), w)       # of g in y, roughly
-    # and what rounding the coefficients adds to w, on average
-    cdef float g_rest = fused_f32(y_rest, slope, fused_f32(y, w, -g)) - y * <float> 2.2e-08
+    # and what rounding took from the last step of w, and from g
+    cdef float g_rest = fused_f32(y, fused_f32(last, u, <float> 0.7290836903700867 - w), residue_f32(y, w, -g))
+    # (2.2e-08: what rounding the coefficients adds to w, on average)
+    g_rest = fused_f32(y_rest, slope, g_rest) - y * <float> 2.2e-08
     cdef float square = a * a
     cdef float t = <float> -0.5 * square
     cdef float n = fused_f32(t, <float> 1.4426950408889634, <float> (EXPONENT_MAGIC + 64))
-    cdef float tail = exp_tail_f32(t, n - <float> (EXPONENT_MAGIC + 64), <float> -0.5 * fused_f32(a, a, -square))
+    cdef float tail = exp_tail_f32(t, n - <float> (EXPONENT_MAGIC + 64), <float> -0.5 * residue_f32(a, a, -square))
     cdef float lower = g + fused_f32(g, tail, g_rest)
     lower = lower * power_of_two_f32(n) * <float> 5.421010862427522e-20
     return -lower if x < 0 else x
@@ -511,7 +514,10 @@ cdef inline float erf_f32(float x) noexcept nogil:
     q = fused_f32(q, t, <float> -0.6399303090092241)
     q = fused_f32(q, t, <float> -1.125935543231237)
     q = fused_f32(q, t, <float> -0.0006467610783065604)
-    cdef float large = <float> 1.0 - exp_f32(q)
+    cdef float n = fused_f32(q, <float> 1.4426950408889634, <float> EXPONENT_MAGIC)
+    cdef float power = power_of_two_f32(n)
+    cdef float tail = exp_tail_f32(q, n - <float> EXPONENT_MAGIC, <float> 0.0)
+    cdef float large = fused_f32(-power, tail, <float> 1.0 - power)      # rounded once
     return fused_f32(p, x, x) if a < <float> 1.12 else copysign_f32(large, x)
 
 
