@@ -142,15 +142,15 @@ static inline double scale_at(double r, const Format *f) {
 }
 
 /* The error, in ULP of `unit`, of `got` where `wanted` is right. Infinity, if only one of them is NaN, or if `got` is a
- * zero of the wrong sign. An infinite `got` counts as the power of two behind the largest number, and is right beyond
- * it. */
+ * zero or an infinity of the wrong sign. An infinite `got` counts as the power of two behind the largest number, and is
+ * right beyond it. */
 static inline double error_of(double got, double wanted, double unit, const Format *f) {
     double beyond = from_bits((uint64_t)(1023 + f->highest + 1) << 52);
     double g = fabs(got) > f->largest ? copysign(beyond, got) : got;
     double w = (fabs(got) > f->largest) & (fabs(wanted) > beyond) ? copysign(beyond, wanted) : wanted;
     double e = fabs(g - w) * scale_at(unit, f);
     int opposite = (int)(bits_of(got) >> 63) != (int)(bits_of(wanted) >> 63);
-    e = (got == 0) & opposite ? INFINITY : e;
+    e = ((got == 0) | (fabs(got) > f->largest)) & opposite ? INFINITY : e;
     int nan_got = got != got, nan_wanted = wanted != wanted;
     return nan_got | nan_wanted ? (nan_got & nan_wanted ? 0.0 : INFINITY) : e;
 }
