@@ -471,7 +471,7 @@ cdef class UpstreamBackend(Backend):
             if op is not None:
                 value = self.recorder.record(op, (self.view(x),), shape_tuple(out), out.ref.dtype)
             else:
-                value = self.composed(p, out, self.view(x))
+                value = self.composed(p, compute, out, self.view(x))
             self.give(out, value)
         finally:
             self.recorder.release()
@@ -513,13 +513,14 @@ cdef class UpstreamBackend(Backend):
         else:
             self.run(primitive, inputs, outputs, params)
 
-    cdef Value composed(self, Primitive p, Tensor out, Value x):
+    cdef Value composed(self, Primitive p, int compute, Tensor out, Value x):
         formula = COMPOSED.get(p.name)
         if formula is None:
             raise UnsupportedOpError(
                 f"upstream MLX has no {p.name}", op=p.name, backend=self.name, dtypes=(ALL_DTYPES[x.dtype],)
             )
-        return formula(Builder(self), x)
+        build = Builder(self)
+        return build.cast(formula(build, build.cast(x, compute)), out.ref.dtype)
 
     cdef Value equal_nan(self, tuple shape, Value x, Value y):
         build = Builder(self)

@@ -17,7 +17,7 @@ import pytest
 import mlxr as mx
 from mlxr import shim
 from mlxr.backends.upstream import BINARY, COMPOSED, HANDLERS, SIZES, UNARY
-from mlxr.core.dispatch import apply
+from mlxr.core.dispatch import apply, unary_function
 from mlxr.core.interop import to_device
 from mlxr.core.primitive import Primitive, registry
 from mlxr.errors import (
@@ -192,6 +192,16 @@ def test_views_of_moved_views():
         there = to_device(here, DEVICE)
         for view in (lambda t: t[1:3], lambda t: t[::-1], lambda t: (t + 0)[1:], lambda t: mx.abs(t)[..., :1]):
             np.testing.assert_array_equal(np.array(view(there)), np.array(view(here)))
+
+
+@pytest.mark.parametrize("name", sorted(COMPOSED))
+@pytest.mark.parametrize("dtype", ["bool_", "uint8", "int32", "float16"])
+def test_compositions_compute_in_the_dtype_of_the_primitive(name, dtype):
+    x = np.array([[0, 1, 3]], np.float32)
+    function = unary_function(registry[name], name, "")
+    theirs, ours = on_both(lambda x: function(x.astype(getattr(mx, dtype))), x)
+    assert ours[0].dtype == theirs[0].dtype
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=2e-3 if dtype == "float16" else 2e-6, atol=1e-6)
 
 
 def test_indexed_assignment(on_upstream):
