@@ -401,6 +401,11 @@ SHIM_EXCEPTIONS: tuple[Explained, ...] = (
         where=says("IntegerDivisionError"),
     ),
     Explained(
+        "shim-gathers-from-rows", ("gather_mm",), ("accepts",),
+        "upstream cannot take matrices from a stack that is broadcast",
+        where=says("row contiguous"),
+    ),
+    Explained(
         "shim-poisons", ("*",), ("accepts",),
         "what was in flight when another evaluation failed is not trusted any more",
         where=says("earlier evaluation failed"),

@@ -115,6 +115,17 @@ def test_samples_agree_with_the_cpu_backend(name):
     assert compared
 
 
+@pytest.mark.parametrize("name", sorted(COMPOSED))
+@pytest.mark.parametrize("dtype", [mx.bool_, mx.int8, mx.uint32], ids=lambda d: d.name)
+def test_composed_functions_of_integers_are_computed_in_the_results_dtype(name, dtype):
+    values = np.array([0, 1, 3])
+    wanted = REGISTRY[f"nn.{name}"].function(mx.array(values).astype(dtype))
+    with mx.default_device(DEVICE):
+        got = REGISTRY[f"nn.{name}"].function(mx.array(values).astype(dtype))
+    assert got.dtype is wanted.dtype
+    np.testing.assert_allclose(np.array(got), np.array(wanted), rtol=2e-4)
+
+
 def test_eigenvalues(on_upstream):
     x = np.random.default_rng(3).standard_normal((2, 5, 5)).astype(np.float32)
     values, vectors = (np.array(v) for v in mx.linalg.eig(mx.array(x)))
