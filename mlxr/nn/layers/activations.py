@@ -5,7 +5,6 @@ A module here holds at most a few numbers (PReLU: one array); it knows no other 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import ClassVar
 
