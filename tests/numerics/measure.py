@@ -49,7 +49,7 @@ USUAL_KINDS = (0, 1, 2, 3)
 PAIRS = 10**9
 # The largest errors that are accepted: in ULP, of normal results.
 TIGHT = ("exp", "log", "rsqrt", "tanh", "sigmoid", "erf")
-WIDE = {"gelu": 3.5}            # one division and no corrections: they would take a third of its speed
+WIDE = {"gelu": 4.0}            # one division and no corrections: they would take a third of its speed
 # What is kept of an instruction set stands for others: those with fused multiply-add give the same bits
 # (tests/cpu/test_determinism.py).
 COLUMNS = {"v2": "v2"}
