@@ -6,7 +6,6 @@ computed. Must not know what an owner is, nor about the runtime.
 """
 from libc.stdint cimport uint64_t
 
-from mlxr.core.device cimport Device
 from mlxr.core.storage cimport foreign_storage
 from mlxr.core.tensor cimport Tensor, attach, finish_view
 
@@ -24,8 +23,8 @@ def place(Tensor x not None):
 def host_block(Tensor x not None):
     """Return the storage of a host tensor, its address, and how many bytes there may be used.
 
-    A block of mlxr's own allocator is larger than what was asked for: its whole capacity counts, which the word in front
-    of it tells (see storage.pyx).
+    A block of mlxr's own allocator is larger than what was asked for: its whole capacity counts, which the word in
+    front of it tells (see storage.pyx).
     """
     cdef char *data = x.storage.data
     cdef size_t nbytes = x.storage.nbytes

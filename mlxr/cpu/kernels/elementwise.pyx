@@ -1927,7 +1927,7 @@ cdef int flags_unary(int op, int dtype, const char *x, char *out, Py_ssize_t n) 
 
 
 cdef bint arithmetic_bf16(int op, const uint16_t *x, const uint16_t *y, out_t out_, Py_ssize_t n) noexcept nogil:
-    """The four operations in one pass, whose steps through tiles would take longer than the memory; False for others."""
+    """The four operations in one pass: steps through tiles would take longer than the memory. False for others."""
     cdef uint16_t *out = <uint16_t *> out_
     cdef Py_ssize_t i
     if op == ADD:
