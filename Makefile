@@ -66,7 +66,7 @@ help: ## list the targets
 smoke: $(VENV)/ready-examples $(BUILT_FOR_SMOKE) ## the main job: train on digits twice, load in a fresh process, run a pretrained encoder (DEVICE=mlx:cpu: there)
 	$(BIN)/python -m mlxr smoke $(if $(DEVICE),--device $(DEVICE))
 
-ci: lint typecheck smoke upstream metal conformance-core test bench-quick ## all checks; this is what continuous integration runs
+ci: lint typecheck smoke upstream metal conformance-core bench-quick test ## all checks; this is what continuous integration runs
 
 test: $(VENV)/ready-dev $(BUILT) ## the test suite (TESTS="tests/io -k fuzz" runs a part)
 	$(PYTEST) $(TESTS)
