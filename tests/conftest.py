@@ -6,11 +6,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 from hypothesis import HealthCheck, settings
 
 # Where the Metal runtime is built on its software stand-in, tests may use it; programs have to ask for it.
 os.environ.setdefault("MLXR_METAL", "stand-in")
+
+# What earlier runs left in the user's folders must not decide about a test: records of parity, compiled pipelines.
+_FOLDER = tempfile.TemporaryDirectory(prefix="mlxr-tests-")
+os.environ["MLXR_PARITY_RECORD"] = f"{_FOLDER.name}/parity.json"
+os.environ["MLXR_METAL_CACHE"] = f"{_FOLDER.name}/metal"
 
 settings.register_profile("ci", derandomize=True, max_examples=60, deadline=None, database=None,
                           suppress_health_check=[HealthCheck.too_slow])
