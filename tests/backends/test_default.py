@@ -153,7 +153,7 @@ def test_records_do_nothing_where_metal_is_the_stand_in_or_absent(tmp_path):
     except BackendUnavailableError:
         place = HERE
     if not place.stand_in and sys.platform == "darwin":
-        pytest.skip("there is a real GPU here")
+        pytest.skip("needs the software stand-in, and this device is a real GPU")
     ops = {op: {"metal": {"verdict": "passed"}} for op in default.required_ops()}
     for stand_in in (True, False):
         record = sealed({**made(dataclasses.replace(place, stand_in=stand_in)), "ops": ops})

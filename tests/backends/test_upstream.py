@@ -13,6 +13,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from samples import moved, narrowed, numbers
 
 import mlxr as mx
 from mlxr import shim
@@ -48,32 +49,6 @@ def backend():
 def on_upstream():
     with mx.default_device(DEVICE):
         yield
-
-
-def moved(value, device):
-    """Arrays of a sample as tensors on a device; the rest as it is."""
-    if isinstance(value, np.ndarray):
-        return mx.array(value, device=device)
-    if isinstance(value, (list, tuple)):
-        return type(value)(moved(v, device) for v in value)
-    if isinstance(value, dict):
-        return {k: moved(v, device) for k, v in value.items()}
-    return value
-
-
-def narrowed(x, op):
-    """The samples' float64 as a dtype that the op takes and upstream has everywhere."""
-    if isinstance(x, (list, tuple)):
-        return type(x)(narrowed(v, op) for v in x)
-    if not isinstance(x, np.ndarray) or x.dtype != np.float64:
-        return x
-    return x.astype(np.float32 if any(d.name == "float32" for d in op.dtypes) else np.int32)
-
-
-def numbers(result):
-    """Results as a list of NumPy arrays."""
-    results = result if isinstance(result, (list, tuple)) else [result]
-    return [np.array(r) for r in results]
 
 
 def refusal_on_gpus(name, sample):
@@ -455,7 +430,7 @@ LAYOUTS = {
 @pytest.fixture
 def in_host_memory(backend):
     if not backend.lib.capability(abi.CAP_SHARE_HOST):
-        pytest.skip("this build of upstream does not keep its arrays in host memory")
+        pytest.skip("needs arrays in host memory, which this build of upstream (CUDA) does not have")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -522,6 +497,6 @@ def test_operands_on_two_devices_are_refused():
 
 def test_a_device_that_does_not_exist_says_so():
     if shim.load().device_count(abi.GPU):
-        pytest.skip("there is a GPU")
+        pytest.skip("needs a machine on which mlx:gpu is missing, and here is a GPU")
     with pytest.raises(BackendUnavailableError):
         mx.array([1.0], device="mlx:gpu")

@@ -64,7 +64,7 @@ def rt():
 def standin(rt):
     """The stand-in's own functions, which plant failures and delays: see metal/standin/objc/inspect.h."""
     if not rt.info.stand_in:
-        pytest.skip("this device is a GPU")
+        pytest.skip("plants failures in the software stand-in, and this device is a GPU")
     f = rt.functions
     f.standin_live_objects.restype = ctypes.c_int64
     f.standin_set_memory_limit.argtypes = [ctypes.c_uint64]
