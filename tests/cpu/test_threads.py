@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -133,6 +135,37 @@ def test_a_forked_child_computes_the_same_bits() -> None:
     os.close(reading)
     assert os.waitstatus_to_exitcode(status) == 0
     assert np.array(a @ a).tobytes() == wanted
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs processor affinity, which Linux has")
+def test_workers_keep_off_the_callers_processor() -> None:
+    """In a process of its own: threads of other libraries, and of this one's other tests, have other affinities."""
+    program = """
+import json, os
+import mlxr as mx
+
+def threads():
+    return set(map(int, os.listdir("/proc/self/task")))
+
+def run(count):
+    mx.set_num_threads(count)
+    before = threads()
+    mx.exp(mx.ones((2_000_000,)))
+    allowed = os.sched_getaffinity(0)
+    return [[len(allowed - os.sched_getaffinity(t)), len(allowed)] for t in threads() - before]
+
+processors = len(os.sched_getaffinity(0))
+first = run(2)
+more = run(processors + 3)
+print(json.dumps([processors, len(os.sched_getaffinity(0)), first, more]))
+"""
+    free = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
+    done = subprocess.run([sys.executable, "-c", program], env=free, capture_output=True, text=True, check=True)
+    processors, after, first, more = json.loads(done.stdout)
+    assert after == processors  # the caller's own affinity, and so that of the programs that it starts
+    assert first == [[1 if processors > 1 else 0, processors]]
+    assert more  # new workers, for more threads than there are processors: any processor will do
+    assert all(kept_off == 0 for kept_off, _ in more)
 
 
 def test_interpreter_switches_threads_during_a_kernel() -> None:

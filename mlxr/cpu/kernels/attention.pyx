@@ -27,6 +27,7 @@ from mlxr.core.abi cimport ArrayRef, DTypeCode
 from mlxr.cpu.kernels.attention cimport AttentionTable
 from mlxr.cpu.kernels.half cimport fused_f32, fused_f64
 from mlxr.cpu.kernels.rows cimport INF_F, exp_weight, itemsize, load_row, real, row_max, store_row
+from mlxr.cpu.kernels.team cimport team_of
 
 cdef extern from "microkernel.h" nogil:
     enum:
@@ -655,7 +656,7 @@ cdef int run_job(real *tag, Job *job, int threads) noexcept nogil:
             run_task(scratch, job, task)
         free(scratch)
         return 0
-    with parallel(num_threads=threads):
+    with parallel(num_threads=team_of(threads)):
         scratch = <real *>malloc(job.scratch * sizeof(real))
         for task in prange(tasks, schedule="dynamic", chunksize=1):
             if scratch == NULL:
@@ -886,7 +887,7 @@ cdef int run_vjp(real *tag, Job *job, const ArrayRef *dsinks, int threads) noexc
         job.sink_sums = sums
     if job.heads * job.rows * job.keys * (job.depth + job.columns) < SMALL_WORK or job.heads == 1:
         threads = 1
-    with parallel(num_threads=threads):
+    with parallel(num_threads=team_of(threads)):
         scratch = <real *>malloc(job.scratch * sizeof(real))
         for head in prange(job.heads, schedule="dynamic", chunksize=1):
             if scratch == NULL:

@@ -26,6 +26,7 @@ from libc.string cimport memset
 from mlxr.core.abi cimport FLOAT32, FLOAT64, MAX_NDIM, ArrayRef
 from mlxr.cpu.kernels.conv cimport ConvArgs, ConvTable
 from mlxr.cpu.kernels.matmul cimport MATMUL_KC
+from mlxr.cpu.kernels.team cimport team_of
 
 cdef extern from "conv_block.h" nogil:
     enum:
@@ -755,7 +756,7 @@ cdef int conv(const ConvArgs *args) noexcept nogil:
     if p.threads == 1:
         run(&p, memory, memory + p.weight_bytes, False)
     else:
-        with parallel(num_threads=p.threads):
+        with parallel(num_threads=team_of(p.threads)):
             run(&p, memory, memory + p.weight_bytes + threadid() * own_bytes(&p), True)
     free(block)
     return 0

@@ -28,6 +28,7 @@ from mlxr.core.abi cimport (
 )
 from mlxr.cpu.kernels.elementwise cimport *
 from mlxr.cpu.kernels.half cimport bf16_to_f32, f16_run_to_f32, f32_run_to_f16, f32_to_bf16
+from mlxr.cpu.kernels.team cimport team_of
 from mlxr.cpu.kernels.vecmath cimport *
 
 cdef extern from *:
@@ -1881,7 +1882,7 @@ cdef int run(Plan *plan, int threads) noexcept nogil:
         threads = <int> tiles
     if threads <= 1 or size * max(<Py_ssize_t> 1, plan.cost) < PARALLEL_COST:
         return run_share(plan, 0, tiles)
-    for t in prange(threads, num_threads=threads, schedule='static', chunksize=1):
+    for t in prange(threads, num_threads=team_of(threads), schedule='static', chunksize=1):
         failed |= run_share(plan, tiles * t // threads, tiles * (t + 1) // threads)
     return failed
 
@@ -2094,7 +2095,7 @@ cdef int unary(int op, int compute, const ArrayRef *x, const ArrayRef *out, int 
             return UNSUPPORTED
         size = itemsize_of(compute)
         result_size = itemsize_of(result)
-        for t in prange(threads, num_threads=threads, schedule='static', chunksize=1):
+        for t in prange(threads, num_threads=team_of(threads), schedule='static', chunksize=1):
             begin = share(n, t, threads)
             end = share(n, t + 1, threads)
             unary_run(op, compute, x.data + begin * size, out.data + begin * result_size, end - begin)
@@ -2124,7 +2125,7 @@ cdef int binary(int op, int compute, const ArrayRef *x, const ArrayRef *y, const
             return UNSUPPORTED
         size = itemsize_of(compute)
         result_size = itemsize_of(result)
-        for t in prange(threads, num_threads=threads, schedule='static', chunksize=1):
+        for t in prange(threads, num_threads=team_of(threads), schedule='static', chunksize=1):
             begin = share(n, t, threads)
             end = share(n, t + 1, threads)
             binary_run(op, compute, x.data + begin * size, y.data + begin * size, out.data + begin * result_size,
@@ -2172,7 +2173,7 @@ cdef int copy(const ArrayRef *x, const ArrayRef *out, int threads) noexcept nogi
         if threads <= 1 or n * size < 4 * PARALLEL_COST:
             memcpy(out.data, x.data, n * size)
             return OK
-        for t in prange(threads, num_threads=threads, schedule='static', chunksize=1):
+        for t in prange(threads, num_threads=team_of(threads), schedule='static', chunksize=1):
             begin = share(n, t, threads)
             end = share(n, t + 1, threads)
             memcpy(out.data + begin * size, x.data + begin * size, (end - begin) * size)

@@ -22,6 +22,7 @@ from mlxr.cpu.kernels.indexing cimport (
     INDEX_OK, INDEX_OUT_OF_RANGE, SCATTER_ADD, SCATTER_ASSIGN, SCATTER_MAX, SCATTER_PROD,
     IndexFault, IndexingTable,
 )
+from mlxr.cpu.kernels.team cimport team_of
 
 cdef enum:
     TILE = 512                      # index positions per tile: the offset buffers stay in the L1 cache
@@ -375,7 +376,7 @@ cdef int run_gather(GatherPlan *plan, Py_ssize_t outer, const ArrayRef *out, Ind
     plan.tiles = (plan.index.size + plan.tile - 1) // plan.tile
     cdef bint parallel = threads > 1 and (
         out.size * plan.size >= PARALLEL_BYTES or outer * plan.index.size >= PARALLEL_ELEMENTS)
-    for number in prange(outer * plan.tiles, num_threads=threads, schedule="dynamic", use_threads_if=parallel):
+    for number in prange(outer * plan.tiles, num_threads=team_of(threads), schedule="dynamic", use_threads_if=parallel):
         bad += not gather_tile(plan, number)
     return find_fault(&plan.index, fault) if bad else INDEX_OK
 
@@ -468,7 +469,7 @@ cdef int take_along_axis(const ArrayRef *x, const ArrayRef *indices, int axis, c
     cdef int bad = 0
     cdef bint parallel = threads > 1 and indices.size >= PARALLEL_ELEMENTS
     strides_without(x, axis, strides)
-    for number in prange((indices.size + TILE - 1) // TILE, num_threads=threads, schedule="static",
+    for number in prange((indices.size + TILE - 1) // TILE, num_threads=team_of(threads), schedule="static",
                          use_threads_if=parallel):
         bad += not along_axis_tile(x, indices, axis, strides, number * TILE, out)
     return along_axis_fault(x, indices, axis, fault) if bad else INDEX_OK
@@ -690,7 +691,7 @@ cdef int scatter(const ArrayRef *dst, const ArrayRef *const *indices, const int 
     if threads > 1 and not indexed and last >= 0 and updates.size * size >= PARALLEL_BYTES and slice.shape[last] >= 64:
         columns = threads
     width = (slice.shape[last] + columns - 1) // columns if columns > 1 else 0
-    for column in prange(columns, num_threads=threads, schedule="static", use_threads_if=columns > 1):
+    for column in prange(columns, num_threads=team_of(threads), schedule="static", use_threads_if=columns > 1):
         scatter_part(updates, &these, &slice, dst.dtype, mode, index_ndim, dst.data, column, width)
     return INDEX_OK
 
@@ -738,7 +739,7 @@ cdef int put_along_axis(const ArrayRef *dst, const ArrayRef *indices, const Arra
         outer *= indices.shape[k]
     inner = indices.size // outer
     cdef bint parallel = threads > 1 and outer > 1 and indices.size >= PARALLEL_ELEMENTS
-    for number in prange(outer, num_threads=threads, schedule="static", use_threads_if=parallel):
+    for number in prange(outer, num_threads=team_of(threads), schedule="static", use_threads_if=parallel):
         put_along_range(dst, indices, updates, axis, mode, strides, number * inner, (number + 1) * inner)
     return INDEX_OK
 
@@ -840,7 +841,7 @@ cdef void copy(const ArrayRef *src, const ArrayRef *dst, int threads) noexcept n
     if threads > 1 and src.size * size >= PARALLEL_BYTES:
         # More parts than threads, because other work may slow one of them down.
         parts = smaller(extent, 8 * threads)
-    for number in prange(parts, num_threads=threads, schedule="dynamic", use_threads_if=parts > 1):
+    for number in prange(parts, num_threads=team_of(threads), schedule="dynamic", use_threads_if=parts > 1):
         copy_part(&box, 0, extent * number // parts, extent * (number + 1) // parts, src.data, dst.data, size)
 
 

@@ -16,6 +16,7 @@ from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from mlxr.core.abi cimport ArrayRef, BFLOAT16, COMPLEX64, FLOAT16, FLOAT32, FLOAT64, MAX_NDIM
+from mlxr.cpu.kernels.team cimport team_of
 
 cdef extern from "microkernel.h" nogil:
     enum:
@@ -994,7 +995,7 @@ cdef int run_batch(Batch *t, char *workspace) noexcept nogil:
         if t.plan.threads == 1:
             run_products(t, &product, scratch)
         else:
-            with parallel(num_threads=t.plan.threads):
+            with parallel(num_threads=team_of(t.plan.threads)):
                 run_products(t, &product, scratch + threadid() * (shared + own))
     else:
         for product in range(t.count):
@@ -1002,7 +1003,7 @@ cdef int run_batch(Batch *t, char *workspace) noexcept nogil:
             if p.threads == 1:
                 run(&p, scratch, scratch + shared, False)
             else:
-                with parallel(num_threads=p.threads):
+                with parallel(num_threads=team_of(p.threads)):
                     run(&p, scratch, scratch + shared + threadid() * own, True)
     free(block)
     return 0
@@ -1159,7 +1160,8 @@ cdef void over_rows(const QuantizeArgs *args, bint inverse) noexcept nogil:
     # Some 3 ns an element; a thread pays from 20 us of work.
     threads = max(1, min(<Py_ssize_t>args.threads, args.x.size // 8192, rows))
     share = ceil_div(rows, threads)
-    for thread in prange(threads, num_threads=threads, schedule="static", chunksize=1, use_threads_if=threads > 1):
+    for thread in prange(threads, num_threads=team_of(<int>threads), schedule="static", chunksize=1,
+                         use_threads_if=threads > 1):
         if inverse:
             dequantize_rows(args, min(rows, thread * share), min(rows, (thread + 1) * share))
         else:

@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 from mlxr.core.abi cimport BFLOAT16, COMPLEX64, FLOAT16, UINT8, UINT16, ArrayRef, BOOL
 from mlxr.cpu.kernels.half cimport bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16
 from mlxr.cpu.kernels.random cimport RandomTable
+from mlxr.cpu.kernels.team cimport team_of
 from mlxr.cpu.kernels.vecmath cimport erfinv_f32
 
 cdef enum:
@@ -194,7 +195,7 @@ cdef void run(Job *job, const ArrayRef *keys, const ArrayRef *out, Py_ssize_t by
     cdef Py_ssize_t share = job.nbytes if job.sample == BITS else job.words * job.itemsize
     cdef Py_ssize_t unit_index
     cdef bint parallel = threads > 1 and count * job.words >= PARALLEL_WORDS
-    for unit_index in prange(count * blocks, num_threads=threads, schedule="dynamic", chunksize=GRAIN,
+    for unit_index in prange(count * blocks, num_threads=team_of(threads), schedule="dynamic", chunksize=GRAIN,
                              use_threads_if=parallel):
         keyed_block(job, keys, unit_index, blocks, share)
 

@@ -37,6 +37,7 @@ from mlxr.cpu.kernels.reduce cimport (
     BLOCK, CHUNK, LANES, MOMENT_MEAN, MOMENT_STD, REDUCE_ALL, REDUCE_ANY, REDUCE_MAX, REDUCE_PROD, REDUCE_SUM,
     SCAN_LOGSUMEXP, SCAN_MAX, SCAN_PROD, SCAN_SUM, SEGMENT, Moment, ReduceTable, ScanOp,
 )
+from mlxr.cpu.kernels.team cimport team_of
 from mlxr.cpu.kernels.vecmath cimport double_bits, double_from_bits, exp_f32, log_f32
 
 cdef enum:
@@ -1199,7 +1200,7 @@ cdef int run(Plan *plan, int threads) noexcept nogil:
             return -1
         ranges = min(plan.chunks, <Py_ssize_t>(RANGES_PER_THREAD * used))
         for unit in range(units):
-            for i in prange(ranges, num_threads=used, schedule="dynamic"):
+            for i in prange(ranges, num_threads=team_of(used), schedule="dynamic"):
                 take_chunks(plan, unit, i * plan.chunks // ranges, (i + 1) * plan.chunks // ranges, memory,
                             memory + plan.parts_bytes + threadid() * scratch_bytes)
             i = unit // plan.strips
@@ -1217,7 +1218,7 @@ cdef int run(Plan *plan, int threads) noexcept nogil:
         take_units(plan, 0, units, memory)
     else:
         ranges = min(units, <Py_ssize_t>(RANGES_PER_THREAD * used))
-        for i in prange(ranges, num_threads=used, schedule="dynamic"):
+        for i in prange(ranges, num_threads=team_of(used), schedule="dynamic"):
             take_units(plan, i * units // ranges, (i + 1) * units // ranges,
                        memory + threadid() * (plan.parts_bytes + scratch_bytes))
     if memory != <char *>small:
@@ -2017,7 +2018,7 @@ cdef int scan(ScanOp op, const ArrayRef *x, int axis, bint reverse, bint inclusi
         scan_units(&plan, 0, units)
         return 0
     ranges = min(units, <Py_ssize_t>(RANGES_PER_THREAD * used))
-    for i in prange(<int>ranges, num_threads=used, schedule="dynamic"):
+    for i in prange(<int>ranges, num_threads=team_of(used), schedule="dynamic"):
         scan_units(&plan, i * units // ranges, (i + 1) * units // ranges)
     return 0
 

@@ -17,6 +17,7 @@ from mlxr.core.abi cimport ArrayRef, DTypeCode
 from mlxr.cpu.kernels.half cimport (
     bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, float_bits, float_from_bits, fused_f32, fused_f64,
 )
+from mlxr.cpu.kernels.team cimport team_of
 from mlxr.cpu.kernels.vecmath cimport double_bits, double_from_bits, exp_f32
 
 cdef extern from *:
@@ -60,7 +61,7 @@ cdef inline void parallel_range(range_fn fn, void *job, Py_ssize_t count, Py_ssi
         return
     # A few pieces a thread, so that a core which others also use does not hold up the rest.
     pieces = min(count, 4 * <Py_ssize_t>threads)
-    for piece in prange(pieces, schedule="dynamic", num_threads=threads):
+    for piece in prange(pieces, schedule="dynamic", num_threads=team_of(threads)):
         fn(job, count * piece // pieces, count * (piece + 1) // pieces)
 
 

@@ -24,6 +24,7 @@ from mlxr.core.abi cimport (
     ArrayRef,
 )
 from mlxr.cpu.kernels.sort cimport SortTable
+from mlxr.cpu.kernels.team cimport team_of
 
 cdef enum:
     SMALL_LINE = 64             # up to here, comparing all pairs beats counting digits
@@ -273,14 +274,14 @@ cdef item_t *radix_sort(item_t *a, item_t *b, Py_ssize_t n, int low, int high, u
         if parts == 1:
             count_digit(a, n, shift, buckets, counts)
         else:
-            for p in prange(parts, num_threads=parts, schedule="static"):
+            for p in prange(parts, num_threads=team_of(parts), schedule="static"):
                 count_digit(a + p * n // parts, (p + 1) * n // parts - p * n // parts, shift, buckets,
                             counts + p * MAX_BUCKETS)
         if offsets_of(counts, buckets, parts, n):
             if parts == 1:
                 move_by_digit(a, n, shift, buckets, counts, b)
             else:
-                for p in prange(parts, num_threads=parts, schedule="static"):
+                for p in prange(parts, num_threads=team_of(parts), schedule="static"):
                     move_by_digit(a + p * n // parts, (p + 1) * n // parts - p * n // parts, shift, buckets,
                                   counts + p * MAX_BUCKETS, b)
             swap = a
@@ -496,7 +497,7 @@ cdef int run(Task task, const ArrayRef *x, Py_ssize_t kth, int axis, const Array
         take_lines(&job, 0, job.lines, memory, parts)
     else:
         ranges = min(job.lines, <Py_ssize_t>(RANGES_PER_THREAD * used))
-        for i in prange(ranges, num_threads=used, schedule="dynamic"):
+        for i in prange(ranges, num_threads=team_of(used), schedule="dynamic"):
             take_lines(&job, i * job.lines // ranges, (i + 1) * job.lines // ranges,
                        memory + threadid() * bytes_per_line, 1)
     free(memory)
@@ -583,7 +584,7 @@ cdef int searchsorted(const ArrayRef *ordered, const ArrayRef *values, bint righ
         search_range(ordered, values, right, <uint32_t *>out.data, 0, n)
         return 0
     ranges = RANGES_PER_THREAD * used
-    for i in prange(ranges, num_threads=used, schedule="dynamic"):
+    for i in prange(ranges, num_threads=team_of(used), schedule="dynamic"):
         search_range(ordered, values, right, <uint32_t *>out.data, i * n // ranges, (i + 1) * n // ranges)
     return 0
 
