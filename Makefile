@@ -100,7 +100,7 @@ bench: $(VENV)/ready-bench $(ASV_MACHINE) ## measure HEAD with asv, in an enviro
 	cd asv_bench && $(BUILD_CC) ../$(BIN)/asv run --show-stderr --machine '$(MACHINE)' --bench '$(BENCH)' 'HEAD^!'
 
 bench-quick: $(VENV)/ready-bench $(BUILT) $(ASV_MACHINE) ## run every benchmark of this working tree once, to see that it runs
-	cd asv_bench && ../$(BIN)/asv run --dry-run --python=same --quick --launch-method=forkserver --show-stderr --machine '$(MACHINE)' --bench '$(BENCH)'
+	cd asv_bench && ../$(BIN)/asv run --config "$$(../$(BIN)/python scratch.py quick)" --dry-run --python=same --quick --launch-method=forkserver --show-stderr --machine '$(MACHINE)' --bench '$(BENCH)'
 
 bench-compare: $(VENV)/ready-bench $(ASV_MACHINE) ## fail if HEAD is over 10% slower than BASE=revision, in two measurements
 	$(BUILD_CC) $(BIN)/python asv_bench/compare.py '$(or $(BASE),$(error bench-compare needs BASE=revision))' \

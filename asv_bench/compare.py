@@ -8,11 +8,12 @@ to .asv/compare and leave asv_bench/results alone. It must not know about any be
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import re
 import subprocess
 import sys
+
+import scratch
 
 HERE = pathlib.Path(__file__).parent
 SLOWER = re.compile(r"^\|\s*\+\s*\|(?P<base>[^|]*)\|(?P<head>[^|]*)\|(?P<ratio>[^|]*)\|\s*(?P<name>.*?)\s*\|\s*$", re.M)
@@ -50,15 +51,7 @@ def main() -> int:
     parser.add_argument("--machine", required=True, help="the machine's name, as asv knows it")
     options = parser.parse_args()
 
-    folder = HERE.parent / ".asv"
-    folder.mkdir(exist_ok=True)
-    settings = json.loads((HERE / "asv.conf.json").read_text())
-    # Paths in a configuration are relative to it.
-    settings |= {"repo": str(HERE.parent), "benchmark_dir": str(HERE / "benchmarks"), "env_dir": str(folder / "env"),
-                 "results_dir": str(folder / "compare"), "html_dir": str(folder / "html")}
-    config = folder / "compare.conf.json"
-    config.write_text(json.dumps(settings))
-
+    config = scratch.configuration("compare")
     base, head = (
         subprocess.run(["git", "rev-parse", "--verify", f"{rev}^{{commit}}"], cwd=HERE, check=True, text=True,
                        stdout=subprocess.PIPE).stdout.strip()
