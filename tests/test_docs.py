@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import worked_example
 
+import mlxr
 from mlxr.core.dtype import ALL_DTYPES, promote_types
+from mlxr.ops import declare
 
 ROOT = Path(__file__).parent.parent
 DTYPES = ROOT / "docs" / "dtypes.md"
@@ -57,6 +62,21 @@ def test_every_make_target_that_documents_name_exists():
     for page in PAGES:
         for target in re.findall(r"`(?:MLX_SRC=\S+ )?make ([a-z-]+)", page.read_text()):
             assert target in targets, f"{page.name}: make {target}"
+
+
+def test_worked_example_fits_the_sources():
+    page = worked_example.PAGE.read_text()
+    texts = {}
+    for file, place, piece in worked_example.edits():
+        assert Path(file).name in page, file
+        source = texts.setdefault(file, (ROOT / file).read_text())
+        texts[file] = worked_example.edited(source, place, piece)
+    names = set(ast.literal_eval(re.search(r"^__all__ = (\[.*?\])", texts["mlxr/ops/elementwise.py"], re.S | re.M)[1]))
+    assert worked_example.NAME in names
+    assert not hasattr(mlxr, worked_example.NAME), "the example shows what is not there"
+    declared = next(node.value for node in ast.parse(texts["mlxr/ops/elementwise.py"]).body
+                    if isinstance(node, ast.AnnAssign) and node.target.id == worked_example.NAME)
+    inspect.signature(declare.unary).bind(*declared.args, **{k.arg: k.value for k in declared.keywords})
 
 
 if __name__ == "__main__":

@@ -202,6 +202,25 @@ def test_layout_and_alignment_do_not_change_a_bit(name) -> None:
         assert bits(name, lambda x, layout=layout: dict(oracle.layouts(x)).get(layout, x)) == wanted, layout
 
 
+@pytest.fixture
+def pair_instruction():
+    """The function that takes the processor's instruction for pairs of bfloat16 or leaves it; undone afterwards."""
+    use = select.load(select.choose(), "matmul").use_pair_instruction
+    before = use(True)
+    if not use(True):
+        pytest.skip("needs AVX512-BF16 and kernels for x86-64-v4")
+    yield use
+    use(before)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "bfloat16" in n])
+def test_the_instruction_for_pairs_of_bfloat16_does_not_change_a_bit(name, pair_instruction) -> None:
+    wanted = bits(name)
+    assert pair_instruction(False)
+    assert bits(name) == wanted
+    assert not pair_instruction(False)
+
+
 def one_row(name: str, count: int):
     """The result of a case's rows 0..count-1 of 64, as NumPy arrays."""
     rng = np.random.default_rng(3)

@@ -129,8 +129,20 @@ cdef enum:
     QUANT_LANES  # quantized; w counts its rows (x @ W.T), sw words apart
     QUANT_STEPS  # quantized; k counts its rows (x @ W), sk words apart
 
-# The form in which pairs of bfloat16 are packed (see pairs.h): the processor's, once and for all.
+# The form in which pairs of bfloat16 are packed (see pairs.h): the processor's.
 cdef int PAIR_FORM = FORM_JOINED if joined_pairs_work() else FORM_SPLIT
+
+
+def use_pair_instruction(bint wanted):
+    """Multiply pairs of bfloat16 by the processor's instruction, where it works, or not; return whether it was used.
+
+    The bits are the same. Only the tests that see to that call this, while nothing else runs.
+    """
+    global PAIR_FORM
+    cdef bint before = PAIR_FORM == FORM_JOINED
+    PAIR_FORM = FORM_JOINED if wanted and joined_pairs_work() else FORM_SPLIT
+    return before
+
 
 # One side of the product. w counts rows of A or columns of B, in real numbers, as k does.
 cdef struct Operand:

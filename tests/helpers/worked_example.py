@@ -1,0 +1,62 @@
+"""The worked example of CONTRIBUTING.md, a new op, applied to a checkout: the page is held to the code.
+
+``python tests/helpers/worked_example.py FOLDER`` edits the sources there, for building and trying by hand. It knows
+where the page says that code goes; the code itself is the page's. It must not know how the sources are compiled.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import sys
+import textwrap
+
+PAGE = pathlib.Path(__file__).parents[2] / "CONTRIBUTING.md"
+NAME = "softsign"
+
+# The page's pieces of code, in order: the file, and the text in front of which it goes (None: the end of the file).
+PLACES = (
+    ("mlxr/cpu/kernels/elementwise.pxd", "    LOGICAL_NOT "),
+    ("mlxr/cpu/kernels/vecmath.pxd", None),
+    ("mlxr/cpu/kernels/elementwise.pyx", "    else:\n        return predicate_real[float](op, x, out_, n)\n"),
+    ("mlxr/cpu/kernels/elementwise.pyx", "    else:\n        return predicate_real[double](op, x, out_, n)\n"),
+    ("mlxr/backends/cpu.pyx", '    "abs": kernels.ABS,'),
+    ("mlxr/ops/elementwise.py", "\n# ------------------------------------------------------------------ rounding\n"),
+    ("tests/numerics/functions.h", "#undef UNARY\n"),
+)
+# The lists that the page's text names: the file, the text in front of which an entry goes, the entry.
+LISTS = (
+    ("mlxr/ops/elementwise.py", '"sqrt", "square",', f'"{NAME}", '),
+    ("tests/numerics/ulp.c", "DO(add) DO(subtract)", f"DO({NAME}) "),
+    ("tests/numerics/measure.py", '"softplus",\n)', f'"{NAME}", '),
+)
+
+
+def pieces() -> list[str]:
+    """Return the pieces of code of the worked example, without the page's indentation."""
+    section = PAGE.read_text().split("\n## Adding an elementwise op", 1)[1].split("\n## ", 1)[0]
+    found = re.findall(r"^   ```\w+\n(.*?)^   ```$", section, re.DOTALL | re.MULTILINE)
+    # Three columns are the list's; what is further in belongs to the code.
+    return [re.sub(r"^   ", "", piece, flags=re.MULTILINE) for piece in found]
+
+
+def edits() -> list[tuple[str, str | None, str]]:
+    """Return every edit: the file, the text in front of which it goes (None: the end), and what goes there."""
+    code = zip(PLACES, pieces(), strict=True)
+    return [*((file, place, piece if place else "\n\n" + piece) for (file, place), piece in code), *LISTS]
+
+
+def edited(text: str, place: str | None, piece: str) -> str:
+    """Return a file's text with a piece at its place, which must be there once."""
+    if place is None:
+        return text + piece
+    before, found, after = text.partition(place)
+    if not found or place in after:
+        raise ValueError(f"{textwrap.shorten(place, 60)!r} is there {text.count(place)} times")
+    return before + piece + place + after
+
+
+if __name__ == "__main__":
+    for file, place, piece in edits():
+        path = pathlib.Path(sys.argv[1], file)
+        path.write_text(edited(path.read_text(), place, piece))
