@@ -173,9 +173,9 @@ CASES = {
 NAMES = list(CASES)
 
 
-def bits(name: str, convert=lambda x: x) -> list:
+def bits(name: str, convert=lambda x: x, after=lambda y: y) -> list:
     function, operands = CASES[name]
-    return [oracle.bits_of(y) for y in oracle.results(function(*[convert(x) for x in operands]))]
+    return [oracle.bits_of(after(y)) for y in oracle.results(function(*[convert(x) for x in operands]))]
 
 
 @pytest.fixture
@@ -299,9 +299,14 @@ def test_a_decoded_token_has_the_bits_it_has_in_the_prefill(queries, keys) -> No
     assert oracle.bits_of(mx.contiguous(whole[:, :, -1:])) == oracle.bits_of(last)
 
 
+def one_nan(x: mx.array) -> mx.array:
+    """Return the same numbers with one NaN for all: that of sqrt(-1) is negative on x86 and positive on AArch64."""
+    return mx.where(mx.isnan(x), mx.nan, x) if mx.issubdtype(x.dtype, mx.floating) else x
+
+
 def hashes() -> dict[str, str]:
     """Return a digest of the bits of every case."""
-    return {name: hashlib.sha256(repr(bits(name)).encode()).hexdigest()[:16] for name in NAMES}
+    return {name: hashlib.sha256(repr(bits(name, after=one_nan)).encode()).hexdigest()[:16] for name in NAMES}
 
 
 def test_runs_repeat() -> None:

@@ -63,7 +63,7 @@ static int joined_pairs_work(void) {
     if (!__builtin_cpu_supports("avx512bf16")) return 0;
     const uint64_t mode = flush_subnormals();
     for (int round = 0; round < 64 && same; round++) {
-        vu32 x[3];
+        vu32 x[3] = {{0}}; /* whole vectors: lanes are set one by one */
         for (int i = 0; i < 3; i++)
             for (int lane = 0; lane < F32_LANES; lane++) {
                 bits = bits * 1664525u + 1013904223u;
