@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -42,14 +43,20 @@ class Scope {
     mx::array array(mlxr_array handle) const { return borrow(handle); }
     std::optional<mx::array> optional(mlxr_array handle) const;
     std::vector<mx::array> arrays(const mlxr_array *handles, int32_t n) const;
+    void append(std::vector<mx::array> &to, const mlxr_array *handles, int32_t n) const;
 
     mx::Stream stream(mlxr_stream id) const;
 
     // Takes an array into the table. The result of an operation goes through here, whatever made it.
     mlxr_array put(mx::array array);
 
-    // All or none of several outputs.
-    void put_all(std::vector<mx::array> arrays, mlxr_array *out);
+    // All or none of several outputs, which are moved from.
+    void put_all(std::span<mx::array> arrays, mlxr_array *out);
+    void put_all(std::vector<mx::array> &&arrays, mlxr_array *out) { put_all(std::span(arrays), out); }
+
+    // An empty vector with the room of one that was given back.
+    std::vector<mx::array> take_room();
+    void give_room(std::vector<mx::array> &&values) noexcept;
 
     // Runs the graphs of the arrays and waits, without the lock. When that fails, unfinished arrays are poisoned,
     // unless `isolated`: the caller has seen to it that nobody else can hold what failed.

@@ -133,6 +133,22 @@ void check_program(const mlxr_program *program) {
     if (program->nfloats) required(program->floats, "program->floats");
 }
 
+// The values of one run, in room that the next run uses again. A vector of its own would often be a large block to
+// malloc, and glibc merges all of its small free blocks before it hands out a large one: upstream's next allocations, a
+// dozen for each operation, would then take twice the instructions.
+class Values {
+  public:
+    explicit Values(Scope &scope) : scope_(scope), values_(scope.take_room()) {}
+    ~Values() { scope_.give_room(std::move(values_)); }
+    Values(const Values &) = delete;
+    Values &operator=(const Values &) = delete;
+    std::vector<mx::array> &operator*() { return values_; }
+
+  private:
+    Scope &scope_;
+    std::vector<mx::array> values_;
+};
+
 } // namespace
 
 } // namespace mlxr
@@ -145,26 +161,26 @@ mlxr_status mlxr_run(const mlxr_program *program, const mlxr_array *inputs, mlxr
     return status_entry([&](Scope &scope) {
         check_program(program);
         auto s = scope.stream(stream);
-        auto values = scope.arrays(inputs, program->ninputs);
-        values.reserve(static_cast<size_t>(program->ninputs) + program->ninstrs);
+        Values room(scope);
+        auto &values = *room;
+        auto computed = static_cast<size_t>(program->ninputs) + program->ninstrs;
+        values.reserve(computed + program->nresults);
+        scope.append(values, inputs, program->ninputs);
         auto *cursor = reinterpret_cast<const char *>(program->instrs);
         for (int32_t i = 0; i < program->ninstrs; i++) {
             const auto &instr = *reinterpret_cast<const mlxr_instr *>(cursor);
-            auto value = execute(scope, instr.op, Step(*program, instr, values), s);
+            const auto &value = values.emplace_back(execute(scope, instr.op, Step(*program, instr, values), s));
             check_size(value.shape(), value.dtype());
-            values.push_back(std::move(value));
             cursor += instr.size;
         }
-        std::vector<mx::array> results;
-        results.reserve(program->nresults);
         for (int32_t i = 0; i < program->nresults; i++) {
             int32_t number = program->results[i];
-            if (number < 0 || static_cast<size_t>(number) >= values.size()) {
+            if (number < 0 || static_cast<size_t>(number) >= computed) {
                 fail(MLXR_E_INVALID, "a result is not a value of the program");
             }
-            results.push_back(values[number]);
+            values.push_back(values[number]);
         }
-        if (!results.empty()) scope.put_all(std::move(results), out);
+        if (program->nresults) scope.put_all(std::span(values).subspan(computed), out);
     });
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <utility>
 #include <variant>
 
 #include "mlx/device.h"
@@ -30,6 +31,7 @@ struct State {
     Slots<Entry> arrays;
     std::deque<mx::Stream> streams;
     std::map<std::pair<int32_t, int32_t>, mlxr_stream> defaults;
+    std::vector<mx::array> room; // empty: its capacity is what counts
 };
 
 State &state() {
@@ -57,6 +59,13 @@ bool give_back(mlxr_array handle) {
 // An evaluation failed: whatever was neither a leaf nor evaluated before may be unfinished.
 void poison() {
     state().arrays.for_each([](Entry &entry) { entry.poisoned |= !entry.good; });
+}
+
+void check_result(const mx::array &array) {
+    if (array.ndim() > MLXR_MAX_NDIM) {
+        fail(MLXR_E_INVALID, "the result has " + std::to_string(array.ndim()) + " axes, more than 32");
+    }
+    check_size(array.shape(), array.dtype());
 }
 
 // ---- Streams
@@ -99,13 +108,17 @@ std::optional<mx::array> Scope::optional(mlxr_array handle) const {
 }
 
 std::vector<mx::array> Scope::arrays(const mlxr_array *handles, int32_t n) const {
+    std::vector<mx::array> result;
+    if (n > 0) result.reserve(n);
+    append(result, handles, n);
+    return result;
+}
+
+void Scope::append(std::vector<mx::array> &to, const mlxr_array *handles, int32_t n) const {
     if (n < 0) fail(MLXR_E_INVALID, "a negative number of arrays");
     if (n > 0) required(handles, "arrays");
-    std::vector<mx::array> result;
-    result.reserve(n);
     for (int32_t i = 0; i < n; i++)
-        result.push_back(array(handles[i]));
-    return result;
+        to.push_back(borrow(handles[i]));
 }
 
 mx::Stream Scope::stream(mlxr_stream id) const {
@@ -117,27 +130,35 @@ mx::Stream Scope::stream(mlxr_stream id) const {
 }
 
 mlxr_array Scope::put(mx::array array) {
-    if (array.ndim() > MLXR_MAX_NDIM) {
-        fail(MLXR_E_INVALID, "the result has " + std::to_string(array.ndim()) + " axes, more than 32");
-    }
-    check_size(array.shape(), array.dtype());
+    check_result(array);
     bool leaf = array.status() == mx::array::Status::available;
     return state().arrays.put(Entry{std::move(array), leaf});
 }
 
-void Scope::put_all(std::vector<mx::array> arrays, mlxr_array *out) {
+void Scope::put_all(std::span<mx::array> arrays, mlxr_array *out) {
     required(out, "out");
-    std::vector<mlxr_array> handles;
-    handles.reserve(arrays.size());
+    for (const auto &a : arrays)
+        check_result(a);
+    size_t done = 0;
     try {
-        for (auto &a : arrays)
-            handles.push_back(put(std::move(a)));
-    } catch (...) {
-        for (auto handle : handles)
-            give_back(handle);
+        for (; done < arrays.size(); done++)
+            out[done] = put(std::move(arrays[done]));
+    } catch (...) { // no memory for the table
+        while (done > 0)
+            give_back(std::exchange(out[--done], 0));
         throw;
     }
-    std::copy(handles.begin(), handles.end(), out);
+}
+
+std::vector<mx::array> Scope::take_room() {
+    return std::exchange(state().room, {});
+}
+
+void Scope::give_room(std::vector<mx::array> &&values) noexcept {
+    constexpr size_t most = 1 << 14; // a quarter of a megabyte
+    values.clear();
+    auto &room = state().room;
+    if (values.capacity() <= most && values.capacity() > room.capacity()) room.swap(values);
 }
 
 template <class Body>

@@ -4,6 +4,7 @@
 float32 products are rounded to 10 bits of mantissa otherwise).
 """
 
+import concurrent.futures
 import ctypes
 import os
 import pathlib
@@ -140,6 +141,25 @@ def test_chains_are_lazy_and_evaluated_once(on_upstream, backend):
     np.testing.assert_array_equal(np.array(b), 101 * np.arange(6).reshape(2, 3))
     del b
     assert backend.lib.live_handles() <= before + 2
+
+
+def test_threads_record_and_wait_at_the_same_time():
+    x = np.arange(8, dtype=np.float32)
+
+    def chain(k):
+        with mx.default_device(DEVICE):
+            a, shared = mx.array(x + k), common
+            for i in range(1500):  # longer than what is recorded before it is handed over
+                a = a + shared
+                if i % 250 == k:
+                    mx.eval(a)
+            return np.array(mx.where(a > 0, a, a))
+
+    with mx.default_device(DEVICE):
+        common = mx.array(np.ones(8, np.float32)) * 1
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for k, found in enumerate(pool.map(chain, range(8))):
+            np.testing.assert_array_equal(found, x + k + 1500)
 
 
 def test_partitions(on_upstream):
