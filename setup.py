@@ -35,7 +35,11 @@ ARCH_FLAGS = {
 }
 COMMON_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fno-semantic-interposition"]
 # What Cython's own code trips over; everything else is an error in our sources.
-WARNINGS = ["-Wall", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-maybe-uninitialized"]
+WARNINGS = [
+    "-Wno-unknown-warning-option",  # Clang lacks some of GCC's warnings; GCC keeps quiet about those that it lacks
+    "-Wall", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-maybe-uninitialized",
+    "-Wno-tautological-compare",  # x != x of a fused type is the test for NaN, integers included
+]
 OPENMP_COMPILE = ["-Xpreprocessor", "-fopenmp"] if MACOS else ["-fopenmp"]
 OPENMP_LINK = ["-lomp"] if MACOS else ["-fopenmp"]
 
