@@ -317,7 +317,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
             p.mb = min(p.ms, round_up(ceil_div(p.ms, parts), p.mr))
 
     # Strips whose neighbours are prefetched are taken in runs.
-    p.grain = max(1, ceil_div(n, p.nb) // (4 * target)) if p.nb <= nr else 1
+    p.grain = max(1, ceil_div(n, p.nb) // target) if p.nb <= nr else 1
 
     p.dot = m == 1 and n == 1 and k > KC and p.a.kind == PLAIN and p.b.kind == PLAIN
     if p.dot:

@@ -106,6 +106,39 @@ MLXR_INLINE void NAME(pack_steps_of)(const int dtype, const char *src, Py_ssize_
     }
 }
 
+/* Fewer neighbouring steps than fill a vector of the source, as the scales of a quantized matrix have them, and the odd
+ * words of its rows: rows are converted as they are loaded. A load that reaches into the next row is one vector instead
+ * of a loop; at the end of the source there is no next row. */
+MLXR_INLINE void NAME(pack_few_of)(const int dtype, const char *src, Py_ssize_t sw, Py_ssize_t nw, Py_ssize_t nk,
+                                   Py_ssize_t per, Py_ssize_t width, REAL *dst) {
+    const Py_ssize_t size = item_bytes(dtype), row = sw * size;
+    const char *end = src + ((nw - 1) * sw + nk) * size;
+    for (Py_ssize_t w0 = 0; w0 < nw; w0 += per, dst += nk * width, src += per * row) {
+        const Py_ssize_t used = nw - w0 < per ? nw - w0 : per;
+        for (Py_ssize_t k = 0; k < nk; k += LANES) {
+            const Py_ssize_t steps = nk - k < LANES ? nk - k : LANES;
+            for (Py_ssize_t w = 0; w < width; w += LANES) {
+                VREAL block[LANES];
+                const char *p = src + w * row + k * size;
+                MLXR_UNROLL for (int i = 0; i < LANES; i++, p += row) {
+                    REAL part[LANES] = {0};
+                    if (w + i < used && p + LANES * size <= end)
+                        block[i] = NAME(lanes_to)(p, dtype);
+                    else {
+                        for (Py_ssize_t x = 0; w + i < used && x < steps; x++)
+                            part[x] = NAME(scalar_to)(p + x * size, dtype);
+                        block[i] = NAME(load)(part);
+                    }
+                }
+                NAME(transpose)(block);
+                REAL *to = dst + k * width + w;
+                for (Py_ssize_t i = 0; i < steps; i++)
+                    NAME(store)(to + i * width, block[i]);
+            }
+        }
+    }
+}
+
 /* Any dtype, any strides: rows are converted into a buffer and transposed from there. */
 enum { NAME(STRETCH) = 512 / sizeof(REAL) };
 static void NAME(pack_any)(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk, Py_ssize_t nw, Py_ssize_t nk,
@@ -146,8 +179,14 @@ static void NAME(pack)(int dtype, const char *src, Py_ssize_t sw, Py_ssize_t sk,
         NAME(pack_lanes_of)(CODE_F16, src, sk, nw, nk, per, width, dst);
     else if (sw == 1 && bf16)
         NAME(pack_lanes_of)(CODE_BF16, src, sk, nw, nk, per, width, dst);
-    else if (sk != 1 || nk < NAME(block_steps)(dtype))
+    else if (sk != 1 || sw < nk)
         NAME(pack_any)(dtype, src, sw, sk, nw, nk, per, width, dst);
+    else if (dtype == NATIVE && nk < NAME(block_steps)(NATIVE))
+        NAME(pack_few_of)(NATIVE, src, sw, nw, nk, per, width, dst);
+    else if (f16 && nk < NAME(block_steps)(CODE_F16))
+        NAME(pack_few_of)(CODE_F16, src, sw, nw, nk, per, width, dst);
+    else if (bf16 && nk < NAME(block_steps)(CODE_BF16))
+        NAME(pack_few_of)(CODE_BF16, src, sw, nw, nk, per, width, dst);
     else if (dtype == NATIVE)
         NAME(pack_steps_of)(NATIVE, src, sw, nw, nk, per, width, dst);
     else if (f16)
