@@ -447,6 +447,7 @@ cdef class UpstreamBackend(Backend):
             array = self.lib.from_numpy(np.array(number, kind), copy=True)
             if dtype == abi.BFLOAT16:
                 array = self.lib.cast(abi.ASTYPE, array, dtype, stream=self.stream)
+                self.lib.eval(array)  # what is kept must not be in flight when something else fails
             value = value_of(array, (), dtype)
             if len(self.constants) >= CONSTANT_LIMIT:
                 self.constants.clear()
@@ -638,6 +639,7 @@ class Builder:
         self.backend = backend
         self.lib = backend.lib
         self.stream = backend.stream
+        self.gpu = backend.device.name == "mlx:gpu"
 
     def step(self, op, shape, dtype, *operands, ints=(), floats=()):
         """Record an operation."""
@@ -1196,7 +1198,7 @@ def _irfft(b, operands, outputs, params):
 
 def _check_width(b, op, bits):
     """Upstream's GPU kernels have no single bits: they give nonsense, or fail so that later work fails too."""
-    if bits == 1 and b.backend.device.name == "mlx:gpu":
+    if bits == 1 and b.gpu:
         raise UnsupportedOpError(f"[{op}] upstream has no 1-bit matrices on a GPU", op=op, backend=b.backend.name)
 
 
@@ -1207,6 +1209,13 @@ def _quantize(b, operands, outputs, params):
         return tuple([b.zeros(out.shape, out.dtype.code) for out in outputs])
     found = b.lib.quantize(b.array(operands[0]), group_size, bits, stream=b.stream)
     return tuple([b.value(array, out) for array, out in zip(found, outputs)])
+
+
+def _quantized(b, w, scales, biases, dtype):
+    """A quantized matrix as upstream multiplies by it: in one dtype, and on a GPU without gaps, which CUDA's kernels
+    refuse."""
+    parts = w, b.cast(scales, dtype), b.cast(biases, dtype)
+    return tuple([b.like(abi.CONTIGUOUS, x) for x in parts]) if b.gpu else parts
 
 
 def _dequantize(b, operands, outputs, params):
@@ -1226,7 +1235,13 @@ def _quantized_matmul(b, operands, outputs, params):
     x, w, scales, biases = operands
     if not math.prod(x.shape) or not math.prod(w.shape):  # a sum over nothing
         return b.zeros(out.shape, out.dtype.code)
-    return b.step(abi.QUANTIZED_MATMUL, out.shape, x.dtype, x, w, b.cast(scales, x.dtype), b.cast(biases, x.dtype),
+    parts = _quantized(b, w, scales, biases, x.dtype)
+    if b.gpu and transpose and group_size >= x.shape[-1]:
+        # For rows of a single group upstream compiles a kernel of its own on NVIDIA's Hopper, which raised for float32.
+        rows = (*w.shape[:-1], x.shape[-1])
+        array = b.lib.dequantize(*[b.array(part) for part in parts], group_size, bits, stream=b.stream)
+        return b.step(abi.MATMUL, out.shape, x.dtype, x, b.turned(value_of(array, rows, x.dtype)))
+    return b.step(abi.QUANTIZED_MATMUL, out.shape, x.dtype, x, *parts,
                   ints=(int(transpose), group_size, bits, abi.AFFINE))
 
 
@@ -1243,7 +1258,7 @@ def _gather_qmm(b, operands, outputs, params):
     x, w, scales, biases, *indices = operands
     if not math.prod(x.shape) or not math.prod(w.shape) or not math.prod(out.shape):
         return b.zeros(out.shape, out.dtype.code)
-    arrays = [b.array(v) for v in (x, w, b.cast(scales, x.dtype), b.cast(biases, x.dtype), *indices)]
+    arrays = [b.array(v) for v in (x, *_quantized(b, w, scales, biases, x.dtype), *indices)]
     return b.value(b.lib.gather_qmm(*arrays, transpose=transpose, group_size=group_size, bits=bits, stream=b.stream),
                    out)
 
@@ -1267,7 +1282,7 @@ def _conv(b, operands, outputs, params):
     high = [(extents[i] - 1) * stride[i] + reach[i] - room[i] for i in spatial]
     # What the extents leave open is chosen as 0.
     high = [0 if high[i] < 0 and (room[i] - reach[i]) // stride[i] + 1 == extents[i] else high[i] for i in spatial]
-    if any(spacing[i] > 1 and (min(low[i], high[i]) < 0 or b.backend.device.name == "mlx:gpu") for i in spatial):
+    if any(spacing[i] > 1 and (min(low[i], high[i]) < 0 or b.gpu) for i in spatial):
         # Upstream crops before it dilates on the CPU, and gives wrong sums for some dilated inputs on CUDA.
         x, spacing = _dilated(b, x, spacing), (1,) * len(stride)
     shape = tuple(out.shape)

@@ -549,7 +549,7 @@ MLXR_API mlxr_status mlxr_array_info_get(mlxr_array array, mlxr_array_info *info
 /* ---- Evaluation and memory -------------------------------------------------------------------------------------- */
 
 /* Runs the graphs of `n` arrays and waits for them. When it fails, the arrays that may have been hit are poisoned:
- * using them is MLXR_E_POISONED until they are freed. */
+ * using them is MLXR_E_POISONED until they are freed, and the text goes on with that of the first failure. */
 MLXR_API mlxr_status mlxr_eval(const mlxr_array *arrays, int32_t n);
 
 /* Starts the graphs of `n` arrays and returns. A failure is reported by a later mlxr_eval() or mlxr_synchronize(). */

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <memory>
 #include <utility>
 #include <variant>
 
@@ -20,8 +21,9 @@ namespace {
 
 struct Entry {
     mx::array array;
-    bool good;             // a leaf, or came out of a successful evaluation
-    bool poisoned = false; // an evaluation failed while this was neither
+    bool good;                                // a leaf, or came out of a successful evaluation
+    bool poisoned = false;                    // an evaluation failed while this was neither
+    std::shared_ptr<const std::string> cause; // what that evaluation said; the first one's, and null without memory
 };
 
 // Everything is guarded by `mutex`. The state outlives static destruction on purpose: worker threads of upstream may
@@ -56,9 +58,19 @@ bool give_back(mlxr_array handle) {
     return state().arrays.give_back(handle, last);
 }
 
-// An evaluation failed: whatever was neither a leaf nor evaluated before may be unfinished.
-void poison() {
-    state().arrays.for_each([](Entry &entry) { entry.poisoned |= !entry.good; });
+// An evaluation failed: whatever was neither a leaf nor evaluated before may be unfinished. Called from a catch block.
+void poison() noexcept {
+    report_current_exception();
+    std::shared_ptr<const std::string> cause;
+    try {
+        cause = std::make_shared<const std::string>(mlxr_last_error());
+    } catch (const std::bad_alloc &) {
+    }
+    state().arrays.for_each([&](Entry &entry) {
+        if (entry.good || entry.poisoned) return;
+        entry.poisoned = true;
+        entry.cause = cause;
+    });
 }
 
 void check_result(const mx::array &array) {
@@ -97,7 +109,8 @@ Scope::~Scope() = default;
 const mx::array &Scope::borrow(mlxr_array handle) const {
     auto &entry = entry_of(handle);
     if (entry.poisoned) {
-        fail(MLXR_E_POISONED, "an earlier evaluation failed and may have left this array unfinished");
+        std::string message = "an earlier evaluation failed and may have left this array unfinished";
+        fail(MLXR_E_POISONED, entry.cause ? message + ": " + *entry.cause : message);
     }
     return entry.array;
 }
@@ -132,7 +145,7 @@ mx::Stream Scope::stream(mlxr_stream id) const {
 mlxr_array Scope::put(mx::array array) {
     check_result(array);
     bool leaf = array.status() == mx::array::Status::available;
-    return state().arrays.put(Entry{std::move(array), leaf});
+    return state().arrays.put(Entry{.array = std::move(array), .good = leaf, .cause = {}});
 }
 
 void Scope::put_all(std::span<mx::array> arrays, mlxr_array *out) {

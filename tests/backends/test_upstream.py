@@ -11,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from samples import moved, narrowed, numbers
 import mlxr as mx
 from mlxr import shim
 from mlxr.backends.upstream import BINARY, COMPOSED, HANDLERS, SIZES, UNARY
+from mlxr.core.device import backend_of
 from mlxr.core.dispatch import apply, unary_function
 from mlxr.core.interop import to_device
 from mlxr.core.primitive import Primitive, registry
@@ -32,6 +34,7 @@ from mlxr.errors import (
 )
 from mlxr.ops.declare import REGISTRY
 from mlxr.shim import abi
+from mlxr.shim.errors import PoisonedError, UpstreamError
 
 pytestmark = pytest.mark.skipif(not shim.available(), reason="the shim is not built: run `make shim`")
 
@@ -41,8 +44,6 @@ DEVICE = os.environ.get("MLXR_TEST_DEVICE", "mlx:cpu")
 @pytest.fixture(scope="module")
 def backend():
     """The backend under test."""
-    from mlxr.core.device import backend_of
-
     return backend_of(DEVICE)
 
 
@@ -58,6 +59,12 @@ def refusal_on_gpus(name, sample):
         return UnsupportedOpError
     doubles = any(value is mx.float64 for value in (*sample.args, *sample.kwargs.values()))
     return InvalidValueError if doubles else None
+
+
+def codes(words, bits):
+    """The numbers of `bits` bits that are packed in words of 32."""
+    stream = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")
+    return np.packbits(stream.reshape(*words.shape[:-1], -1, bits), -1, bitorder="little")[..., 0].astype(np.int16)
 
 
 # What these put around the k-th element, and in which order, is anybody's choice; so is the order of eigenvalues, and
@@ -82,7 +89,14 @@ def test_samples_agree_with_the_cpu_backend(name):
         for ours, theirs in zip(actual, expected, strict=True):
             assert ours.dtype == theirs.dtype
             assert ours.shape == theirs.shape
-            np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
+            if name == "quantize" and DEVICE == "mlx:gpu" and ours.dtype == np.uint32:
+                # A GPU divides by the scale with another rounding: what lies between two codes may become either.
+                bits = sample.kwargs.get("bits", 4)
+                apart = np.abs(codes(ours, bits) - codes(theirs, bits))
+                assert apart.max(initial=0) <= 1
+                assert apart.sum() <= 0.01 * apart.size
+            else:
+                np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
             compared += 1
     assert compared
 
@@ -423,6 +437,29 @@ def test_quantized_layers_agree_with_the_cpu_backend():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("group_size", "columns"), [(64, 64), (128, 128), (32, 96), (64, 192)])
+def test_quantized_products_agree_with_the_cpu_backend(group_size, columns, dtype):
+    """Rows of one group, and of several; few rows, and many: upstream has different kernels for them on a GPU."""
+    rng = np.random.default_rng(columns)
+    matrix = rng.standard_normal((128, columns)).astype(np.float32)
+    words, scales, biases = (np.array(part) for part in mx.quantize(mx.array(matrix, device="cpu"), group_size))
+
+    def products(x, words, scales, biases):
+        x, scales, biases = (part.astype(getattr(mx, dtype)) for part in (x, scales, biases))
+        multiply = partial(mx.quantized_matmul, group_size=group_size)
+        found = [multiply(x[:rows], words, scales, biases) for rows in (1, 6, 40)]
+        found.append(multiply(x[:5, :6] @ mx.ones((6, 128), x.dtype), words, scales, biases, transpose=False))
+        found.append(multiply(x[:4], words[::2], scales[::2], biases[::2]))
+        return [part.astype(mx.float32) for part in found]
+
+    x = rng.standard_normal((40, columns)).astype(np.float32)
+    theirs, ours = on_both(products, x, words, scales, biases)
+    tolerance = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}[dtype]
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
 def test_the_main_job_starts_as_on_the_cpu():
     """The losses that `python -m mlxr smoke --device` compares, at a fraction of the size."""
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn, which is not installed")
@@ -503,6 +540,26 @@ def test_a_failing_step_takes_only_its_dependents_along(on_upstream):
         with pytest.raises(ZeroDivisionError):
             np.array(value)
     np.testing.assert_array_equal(np.array(good + 1), [4, 7])
+
+
+def test_a_failure_is_told_however_often_the_values_are_asked_for():
+    """NumPy asks twice, and drops what was raised the first time."""
+    backend = backend_of("mlx:cpu")  # wherever the other tests run: it is the CPU's failure
+    half = mx.array(np.ones((3, 3), np.float32), device="mlx:cpu").astype(mx.float16)
+    index = backend.lib.from_numpy(np.zeros(1, np.uint32), copy=True)
+    array = backend.handle(half)
+    product = backend.lib.gather_mm(array, array, index, index)  # upstream's CPU has no such product
+    pending = half + half
+    waiting = backend.handle(pending)
+    with pytest.raises(UpstreamError, match="GatherMM"):
+        backend.lib.eval(product)
+    for read in (np.array, lambda x: np.array(x.reshape(9)), lambda x: np.array(x * 2)):
+        with pytest.raises(PoisonedError, match="GatherMM"):
+            read(pending)
+    del waiting
+    # What the backend keeps for later is not hit.
+    bfloats = mx.array([-1.0, 2.0], device="mlx:cpu").astype(mx.bfloat16)
+    np.testing.assert_array_equal(np.array(mx.nn.relu(bfloats).astype(mx.float32)), [0, 2])
 
 
 def test_index_out_of_range_is_a_typed_error(on_upstream):

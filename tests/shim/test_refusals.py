@@ -13,7 +13,7 @@ from mlxr.errors import (
     UnsupportedOpError,
 )
 from mlxr.shim import abi
-from mlxr.shim.errors import ExtentError, HandleError, IntegerDivisionError, UpstreamError
+from mlxr.shim.errors import ExtentError, HandleError, IntegerDivisionError, PoisonedError, UpstreamError
 
 F4 = np.float32
 
@@ -387,6 +387,24 @@ def test_decompositions_of_what_is_not_finite(lib, array, op, value):
     for matrix in (np.full((3, 3), value, F4), np.diag([1, value, 2]).astype(F4).T):
         with pytest.raises(UpstreamError, match="not finite"):
             lib.linalg(getattr(abi, op), array(matrix), outputs=outputs)
+
+
+def test_what_a_failure_may_have_hit_tells_of_it(lib, array, get):
+    """Upstream has this product in float32 alone on its CPU, and finds out when it runs."""
+    matrix, index = array(ones(3, 3, dtype=np.float16)), array([0], np.uint32)
+    before, product = lib.unary(abi.NEGATIVE, matrix), lib.gather_mm(matrix, matrix, index, index)
+    lib.eval(before)
+    in_flight = lib.unary(abi.NEGATIVE, matrix)
+    with pytest.raises(UpstreamError, match="GatherMM"):
+        lib.eval(product)
+    for value in (product, in_flight):
+        with pytest.raises(PoisonedError, match=r"earlier evaluation failed.*GatherMM"):
+            lib.eval(value)
+    with pytest.raises(UpstreamError):
+        lib.eval(lib.gather_mm(matrix, matrix, index, index))
+    with pytest.raises(PoisonedError, match="GatherMM"):
+        lib.unary(abi.NEGATIVE, in_flight)
+    np.testing.assert_array_equal(get(before), -ones(3, 3))
 
 
 def test_lapack_failure_does_not_reach_other_work(lib, array, get):
