@@ -59,6 +59,17 @@ static void sharing(void) {
     free(memory - 2);
 }
 
+/* Builds of upstream whose arrays do not live in host memory (CUDA, Metal) take no memory of the caller's. */
+static void no_sharing(void) {
+    int64_t shape[1] = {12};
+    float *memory = host(12, 1);
+    uint64_t token;
+    CHECK(mlxr_array_share(memory, shape, NULL, 1, MLXR_FLOAT32, 7) == 0);
+    CHECK(mlxr_last_error_code() == MLXR_E_UNSUPPORTED);
+    CHECK(mlxr_released(&token, 1) == 0);
+    free(memory - 2);
+}
+
 static void operations(void) {
     int64_t shape[2] = {4, 4}, wide[1] = {-1}, start[2] = {1, 0}, stop[2] = {4, 4}, step[2] = {2, 3};
     int32_t axes[1] = {-1};
@@ -135,8 +146,13 @@ int main(void) {
     CHECK(mlxr_unary(MLXR_ABS, 1, 0) == 0 && mlxr_last_error_code() == MLXR_E_STATE);
     CHECK(mlxr_init(MLXR_ABI_VERSION) == MLXR_OK);
     CHECK(mlxr_stream_default(MLXR_CPU, 0, &stream) == MLXR_OK);
+    int64_t shares = 0;
+    CHECK(mlxr_capability(MLXR_CAP_SHARE_HOST, &shares) == MLXR_OK);
     for (int round = 0; round < 20; round++) {
-        sharing();
+        if (shares)
+            sharing();
+        else
+            no_sharing();
         operations();
         programs();
         refusals();

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mlxr import shim
+from mlxr.shim import abi
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 NOT_BUILT = "the shim is not built: run `make shim`"
@@ -21,6 +22,7 @@ import numpy as np
 from mlxr import shim
 from mlxr.shim import abi
 lib = shim.load()
+def given(x): return lib.from_numpy(x, copy=not lib.capability(abi.CAP_SHARE_HOST))
 def array(x, dtype=None): return lib.from_numpy(np.asarray(x, dtype), copy=True)
 """
 
@@ -37,6 +39,19 @@ def library_file():
 def lib(library_file):
     """The loaded library."""
     return shim.load()
+
+
+@pytest.fixture
+def shares_memory(lib):
+    """The library shares the caller's memory, and its arrays have addresses that the host reads."""
+    if not lib.capability(abi.CAP_SHARE_HOST):
+        pytest.skip("needs arrays in host memory, which this build of upstream (CUDA, Metal) does not have")
+
+
+@pytest.fixture
+def given(lib):
+    """Make an array on NumPy's memory where the library shares it, on a copy elsewhere."""
+    return lambda x: lib.from_numpy(x, copy=not lib.capability(abi.CAP_SHARE_HOST))
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_foreign_handles_are_refused(lib, handle):
 
 def test_python_owns_what_it_is_given(lib):
     live = lib.live_handles()
-    a = lib.from_numpy(np.ones(4, np.float32))
+    a = lib.from_numpy(np.ones(4, np.float32), copy=True)
     b = lib.retain(a)
     assert b.value == a.value
     del a
@@ -98,7 +98,7 @@ def test_python_owns_what_it_is_given(lib):
 
 
 def test_many_dead_arrays_are_given_back_without_being_asked(lib):
-    a = lib.from_numpy(np.ones(4, np.float32))
+    a = lib.from_numpy(np.ones(4, np.float32), copy=True)
     before = lib.live_handles()
     for _ in range(2000):
         lib.unary(abi.ABS, a)

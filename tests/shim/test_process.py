@@ -33,9 +33,9 @@ def in_threads(count, work):
         raise failures[0]
 
 
-def test_threads_of_independent_work(lib):
+def test_threads_of_independent_work(lib, given):
     x = np.random.default_rng(0).random(4096, np.float32)
-    shared = lib.from_numpy(x)
+    shared = given(x)
     expected = np.exp(2 * x) * 2 * x
 
     def work(_):
@@ -47,10 +47,10 @@ def test_threads_of_independent_work(lib):
     in_threads(8, work)
 
 
-def test_one_graph_evaluated_by_many_threads(lib):
+def test_one_graph_evaluated_by_many_threads(lib, given):
     for round_ in range(15):
         x = np.random.default_rng(round_).random(4096, np.float32)
-        a = lib.from_numpy(x)
+        a = given(x)
         graph = a
         for _ in range(10):
             graph = lib.unary(abi.TANH, lib.binary(abi.ADD, graph, a))
@@ -65,8 +65,8 @@ def test_one_graph_evaluated_by_many_threads(lib):
         assert results[0].any()
 
 
-def test_building_on_a_graph_while_it_is_evaluated(lib):
-    a = lib.from_numpy(np.random.default_rng(1).random(4096, np.float32))
+def test_building_on_a_graph_while_it_is_evaluated(lib, given):
+    a = given(np.random.default_rng(1).random(4096, np.float32))
     for _ in range(50):
         lazy = lib.unary(abi.EXP, lib.binary(abi.ADD, a, a))
         built = []
@@ -82,10 +82,10 @@ def test_building_on_a_graph_while_it_is_evaluated(lib):
         np.testing.assert_array_equal(lib.to_numpy(built[0]), lib.to_numpy(built[-1]))
 
 
-def test_no_unfinished_data_is_seen(lib):
+def test_no_unfinished_data_is_seen(lib, given):
     """Upstream calls arrays available as soon as their evaluation has started; the shim must not."""
     rng = np.random.default_rng(0)
-    m = lib.from_numpy((rng.standard_normal((300, 300)) / 17).astype(np.float32))
+    m = given((rng.standard_normal((300, 300)) / 17).astype(np.float32))
     graph = m
     for _ in range(4):
         graph = lib.matmul(graph, m)
@@ -103,9 +103,9 @@ def test_no_unfinished_data_is_seen(lib):
     np.testing.assert_array_equal(early[0], lib.to_numpy(graph))
 
 
-def test_graph_of_a_dead_thread(lib):
-    made = []
-    thread = threading.Thread(target=lambda: made.append(lib.unary(abi.EXP, lib.from_numpy(np.zeros(8, np.float32)))))
+def test_graph_of_a_dead_thread(lib, given):
+    x, made = np.zeros(8, np.float32), []
+    thread = threading.Thread(target=lambda: made.append(lib.unary(abi.EXP, given(x))))
     thread.start()
     thread.join()
     np.testing.assert_array_equal(lib.to_numpy(made[0]), 1)
@@ -178,7 +178,7 @@ from mlxr import shim
 from mlxr.shim import abi
 import numpy as np
 lib = shim.load()
-print(float(lib.to_numpy(lib.reduce(abi.SUM, lib.from_numpy(np.ones(10, np.float32))))), flush=True)
+print(float(lib.to_numpy(lib.reduce(abi.SUM, lib.from_numpy(np.ones(10, np.float32), copy=True)))), flush=True)
 if pid: os.waitpid(pid, 0)
 """
     assert run_program(code, preamble="") == "10.0\n10.0\n"
@@ -188,7 +188,7 @@ if pid: os.waitpid(pid, 0)
 def test_exit_with_work_in_flight(run_program, round_):
     code = """
 x = np.random.default_rng(0).random((700, 700), np.float32)
-h = lib.from_numpy(x)
+h = given(x)
 r = h
 for _ in range(6): r = lib.matmul(r, h)
 lib.async_eval(r)
@@ -201,7 +201,7 @@ print("leaving", flush=True)
 def test_exit_with_live_arrays_in_many_places(run_program):
     code = """
 import builtins, threading
-cycle = [lib.from_numpy(np.ones(10, np.float32))]; cycle.append(cycle)
+cycle = [given(np.ones(10, np.float32))]; cycle.append(cycle)
 builtins.kept = lib.unary(abi.EXP, cycle[0])
 thread = threading.Thread(target=lambda: lib.eval(builtins.kept)); thread.start()
 print("leaving", flush=True)
