@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import functools
 import os
 import pathlib
 import struct
@@ -21,7 +20,7 @@ import numpy as np
 
 from mlxr.errors import BackendUnavailableError, ExportError, UnsupportedOpError
 from mlxr.shim import abi
-from mlxr.shim.native import UPSTREAM_FUNCTIONS, Native
+from mlxr.shim.native import UPSTREAM_FUNCTIONS, Native, OwnedHandle, packer
 
 __all__ = ["Array", "Description", "Library", "Program", "available", "library_path", "load"]
 
@@ -45,28 +44,11 @@ NUMPY_DTYPES = {
 }
 _CODES = {dtype: code for code, dtype in NUMPY_DTYPES.items()}
 
-# Handles whose arrays have died. A call for each would cost as much as the operation that made the array, so they are
-# given back together: before anything runs, and whenever this many have gathered.
-_retired: list[int] = []
-_RETIRED_LIMIT = 256
 
-
-class Array(ctypes.c_uint64):
-    """An array of upstream MLX: an owned handle, which is given back when this object dies.
-
-    Calls return it and take it as it is, so that passing a handle costs no conversion. It must not be copied through
-    ``value``, which would own the handle twice.
-    """
+class Array(OwnedHandle):
+    """An array of upstream MLX."""
 
     __slots__ = ()
-
-    def __del__(self) -> None:
-        _retired.append(self.value)
-        if len(_retired) >= _RETIRED_LIMIT and _library is not None:
-            _library.collect()
-
-    def __repr__(self) -> str:
-        return f"<Array {self.value:#x}>"
 
 
 class Description(NamedTuple):
@@ -92,25 +74,30 @@ class Description(NamedTuple):
 _NOTHING = ctypes.c_uint64(0)
 
 
-@functools.cache
-def _packer(count: int, kind: str) -> Any:
-    return struct.Struct(f"{count}{kind}").pack
-
-
 def _int64s(values: Sequence[int]) -> bytes:
-    return _packer(len(values), "q")(*values)
+    return packer(len(values), "q")(*values)
 
 
 def _int32s(values: Sequence[int]) -> bytes:
-    return _packer(len(values), "i")(*values)
+    return packer(len(values), "i")(*values)
 
 
 def _handles(arrays: Sequence[Array]) -> bytes:
-    return _packer(len(arrays), "Q")(*[a.value for a in arrays])
+    return packer(len(arrays), "Q")(*[a.value for a in arrays])
 
 
 def _optional(array: Array | None) -> ctypes.c_uint64:
     return _NOTHING if array is None else array
+
+
+_OWN = {
+    "free_many": "mlxr_array_free_many",
+    "live": "mlxr_live_handles",
+    "released": "mlxr_released",
+    "memory_get": "mlxr_memory_get",
+    "memory_set": "mlxr_memory_set",
+    "clear_cache": "mlxr_memory_clear_cache",
+}
 
 
 class Library(Native):
@@ -130,7 +117,7 @@ class Library(Native):
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        super().__init__(path, UPSTREAM_FUNCTIONS, dict.fromkeys(abi.MAKERS, Array))
+        super().__init__(path, UPSTREAM_FUNCTIONS, abi.MAKERS, Array, _OWN)
         f = self.functions
         # Where handles and small numbers are all that goes in, ctypes may go by the arguments' own types: looking up
         # how to convert each costs more than the call. An int in place of a handle loses its generation: it is refused.
@@ -138,55 +125,9 @@ class Library(Native):
             if set(abi.PROTOTYPES[name][1]) <= {ctypes.c_uint64, ctypes.c_int32}:
                 getattr(f, name).argtypes = None
         self.upstream_version: str = f.mlxr_upstream_version_loaded().decode()
-        self._owners: dict[int, Any] = {}
-        self._next_token = 1
-        self._collecting = threading.Lock()
-        self._tokens = (ctypes.c_uint64 * 64)()
         self.stream(abi.CPU)  # the first stream: number 0
 
-    def _made(self, array: Array) -> Array:
-        if not array:
-            self.fail()
-        return array
-
-    # ---- housekeeping
-
-    def collect(self) -> None:
-        """Give back the handles of dead arrays, and let go of memory that upstream no longer uses."""
-        if not self._collecting.acquire(blocking=False):
-            return  # another thread is at it, or the garbage collector interrupted this very function
-        try:
-            if _retired:
-                dead = _retired[:]
-                del _retired[: len(dead)]
-                # In a forked child this is refused, and right so: the handles are the parent's.
-                self.functions.mlxr_array_free_many(_packer(len(dead), "Q")(*dead), len(dead))
-            while self._owners:
-                count = self.functions.mlxr_released(self._tokens, len(self._tokens))
-                for token in self._tokens[:count]:
-                    self._owners.pop(token, None)
-                if count < len(self._tokens):
-                    break
-        finally:
-            self._collecting.release()
-
-    def live_handles(self) -> int:
-        """Return the number of handles that have not been given back."""
-        self.collect()
-        return self.functions.mlxr_live_handles()
-
-    def shared_owners(self) -> int:
-        """Return how many objects are kept alive because upstream uses their memory."""
-        self.collect()
-        return len(self._owners)
-
     # ---- capabilities, devices, streams
-
-    def capability(self, kind: int) -> int:
-        """Return one of the figures ``abi.CAP_*``."""
-        value = ctypes.c_int64()
-        self.check(self.functions.mlxr_capability(kind, ctypes.byref(value)))
-        return value.value
 
     def supports(self, op: int, dtype: int, device_type: int = abi.CPU) -> bool:
         """Tell whether an operation exists for elements of a dtype on a type of device."""
@@ -224,17 +165,9 @@ class Library(Native):
         UnsupportedOpError
             If that needs a copy (negative strides, misaligned memory, a build whose arrays are not in host memory).
         """
-        self.collect()
-        token = self._next_token
-        self._next_token += 1
-        self._owners[token] = owner
-        array = self.functions.mlxr_array_share(
-            address, _int64s(shape), None if strides is None else _int64s(strides), len(shape), dtype, token
-        )
-        if not array:
-            del self._owners[token]
-            self.fail()
-        return array
+        layout = _int64s(shape), None if strides is None else _int64s(strides), len(shape)
+        make = self.functions.mlxr_array_share
+        return self._shared(owner, lambda token: make(address, *layout, dtype, token))
 
     def copy(self, address: int | bytes, shape: Sequence[int], dtype: int) -> Array:
         """Return an array with a copy of the row-major elements at `address`."""
@@ -290,24 +223,6 @@ class Library(Native):
         """Wait for everything that was started on a stream."""
         self.collect()
         self.check(self.functions.mlxr_synchronize(stream))
-
-    def memory(self, figure: int) -> int:
-        """Return one of the figures ``abi.MEMORY_*``, in bytes."""
-        self.collect()
-        value = ctypes.c_uint64()
-        self.check(self.functions.mlxr_memory_get(figure, ctypes.byref(value)))
-        return value.value
-
-    def set_memory(self, figure: int, value: int) -> int:
-        """Set one of the figures ``abi.MEMORY_*``; returns what it was."""
-        previous = ctypes.c_uint64()
-        self.check(self.functions.mlxr_memory_set(figure, value, ctypes.byref(previous)))
-        return previous.value
-
-    def clear_cache(self) -> None:
-        """Give cached buffers back to the system."""
-        self.collect()
-        self.check(self.functions.mlxr_memory_clear_cache())
 
     # ---- operations; see the header for each of them
 
@@ -762,7 +677,7 @@ class Program:
                 ctypes.create_string_buffer(bytes(self._steps), len(self._steps)),
                 ctypes.create_string_buffer(_int32s(self._results), 4 * len(self._results)),
                 ctypes.create_string_buffer(_int64s(self._ints), 8 * len(self._ints)),
-                ctypes.create_string_buffer(_packer(len(self._floats), "d")(*self._floats), 8 * len(self._floats)),
+                ctypes.create_string_buffer(packer(len(self._floats), "d")(*self._floats), 8 * len(self._floats)),
             )
             program = abi.Program(
                 size=ctypes.sizeof(abi.Program),

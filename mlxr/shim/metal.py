@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import functools
 import os
 import pathlib
 import struct
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 
 from mlxr.errors import BackendUnavailableError, InvalidValueError
 from mlxr.shim import abi
-from mlxr.shim.native import METAL_FUNCTIONS, Native
+from mlxr.shim.native import METAL_FUNCTIONS, Native, OwnedHandle, packer
 
 __all__ = ["Handle", "Info", "Runtime", "available", "library_path", "load"]
 
@@ -38,33 +37,10 @@ _CONSTANT_TYPES: dict[str, tuple[int, Callable[[Any], int]]] = {
 }
 
 
-
-@functools.cache
-def _arguments_packer(count: int) -> Callable[..., bytes]:
-    return struct.Struct("IIQQ" * count).pack
-
-
-# Handles whose owners have died, given back together: see `Runtime.collect`.
-_retired: list[int] = []
-_RETIRED_LIMIT = 128
-
-
-class Handle(ctypes.c_uint64):
-    """An object of the runtime: an owned handle, which is given back when this object dies.
-
-    Calls return it and take it as it is. It must not be copied through ``value``, which would own the handle twice.
-    """
+class Handle(OwnedHandle):
+    """An object of the runtime."""
 
     __slots__ = ()
-
-    def __del__(self) -> None:
-        if self.value:
-            _retired.append(self.value)
-            if len(_retired) >= _RETIRED_LIMIT and _runtime is not None:
-                _runtime.collect()
-
-    def __repr__(self) -> str:
-        return f"<Handle {self.value:#x}>"
 
 
 class Info(NamedTuple):
@@ -143,7 +119,7 @@ class Batch:
         self._launches += _LAUNCH.pack(
             _LAUNCH.size, self._narguments, len(arguments), *grid, *group, *memory, pipeline.value
         )
-        self._arguments += _arguments_packer(len(arguments))(*fields)
+        self._arguments += packer(len(arguments), "IIQQ")(*fields)
         self._handles.append(pipeline)
         self._narguments += len(arguments)
         self.count += 1
@@ -164,6 +140,16 @@ class Batch:
         return struct_, parts
 
 
+_OWN = {
+    "free_many": "mlxr_metal_free_many",
+    "live": "mlxr_metal_live_objects",
+    "released": "mlxr_metal_released",
+    "memory_get": "mlxr_metal_memory_get",
+    "memory_set": "mlxr_metal_memory_set",
+    "clear_cache": "mlxr_metal_memory_clear_cache",
+}
+
+
 class Runtime(Native):
     """The loaded Metal runtime. Get it from :func:`load`.
 
@@ -179,58 +165,12 @@ class Runtime(Native):
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        super().__init__(path, METAL_FUNCTIONS, dict.fromkeys(abi.METAL_MAKERS, Handle))
-        self._owners: dict[int, Any] = {}
-        self._next_token = 1
-        self._collecting = threading.Lock()
-        self._tokens = (ctypes.c_uint64 * 64)()
+        super().__init__(path, METAL_FUNCTIONS, abi.METAL_MAKERS, Handle, _OWN)
         info = abi.MetalDeviceInfo(size=ctypes.sizeof(abi.MetalDeviceInfo))
         self.check(self.functions.mlxr_metal_device_info_get(ctypes.byref(info)))
         stand_in, unified = (bool(info.flags & flag) for flag in (abi.METAL_STAND_IN, abi.METAL_UNIFIED))
         sizes = info.max_buffer_length, info.working_set, info.threadgroup_memory, info.page_size
         self.info = Info(info.name.decode(), stand_in, unified, info.family, *sizes, tuple(info.max_threads))
-
-    def _made(self, handle: Handle) -> Handle:
-        if not handle.value:
-            self.fail()
-        return handle
-
-    # ---- housekeeping
-
-    def collect(self) -> None:
-        """Give back the handles of dead objects, and let go of memory that no buffer shares any more."""
-        if not self._collecting.acquire(blocking=False):
-            return  # another thread is at it, or the garbage collector interrupted this very function
-        try:
-            if _retired:
-                dead = _retired[:]
-                del _retired[: len(dead)]
-                # In a forked child this is refused, and right so: the handles are the parent's.
-                self.functions.mlxr_metal_free_many(struct.pack(f"{len(dead)}Q", *dead), len(dead))
-            while self._owners:
-                count = self.functions.mlxr_metal_released(self._tokens, len(self._tokens))
-                for token in self._tokens[:count]:
-                    self._owners.pop(token, None)
-                if count < len(self._tokens):
-                    break
-        finally:
-            self._collecting.release()
-
-    def live_objects(self) -> int:
-        """Return the number of handles that have not been given back."""
-        self.collect()
-        return self.functions.mlxr_metal_live_objects()
-
-    def shared_owners(self) -> int:
-        """Return how many objects are kept alive because a buffer shares their memory."""
-        self.collect()
-        return len(self._owners)
-
-    def capability(self, kind: int) -> int:
-        """Return one of the figures ``abi.CAP_*``."""
-        value = ctypes.c_int64()
-        self.check(self.functions.mlxr_capability(kind, ctypes.byref(value)))
-        return value.value
 
     def counters(self) -> dict[str, int]:
         """Return what the runtime has done, and what there is now."""
@@ -288,7 +228,7 @@ class Runtime(Native):
 
     def buffer(self, nbytes: int) -> Handle:
         """Return a buffer of undefined content."""
-        if _retired:
+        if self._retired:
             self.collect()  # the memory of dead buffers is what new ones are made of
         return self._made(self.functions.mlxr_metal_buffer_new(nbytes))
 
@@ -304,15 +244,8 @@ class Runtime(Native):
         UnsupportedOpError
             If it is not whole pages; see :meth:`can_share`.
         """
-        self.collect()
-        token = self._next_token
-        self._next_token += 1
-        self._owners[token] = owner
-        handle = self.functions.mlxr_metal_buffer_share(address, nbytes, token)
-        if not handle.value:
-            del self._owners[token]
-            self.fail()
-        return handle
+        make = self.functions.mlxr_metal_buffer_share
+        return self._shared(owner, lambda token: make(address, nbytes, token))
 
     def copy(self, address: int | bytes, nbytes: int) -> Handle:
         """Return a buffer with a copy of the memory at `address`."""
@@ -323,24 +256,6 @@ class Runtime(Native):
         info = abi.MetalBufferInfo(size=ctypes.sizeof(abi.MetalBufferInfo))
         self.check(self.functions.mlxr_metal_buffer_info_get(buffer, ctypes.byref(info)))
         return info.data or 0
-
-    def memory(self, figure: int) -> int:
-        """Return one of the figures ``abi.MEMORY_*``, in bytes."""
-        self.collect()
-        value = ctypes.c_uint64()
-        self.check(self.functions.mlxr_metal_memory_get(figure, ctypes.byref(value)))
-        return value.value
-
-    def set_memory(self, figure: int, value: int) -> int:
-        """Set one of the figures ``abi.MEMORY_*``; returns what it was."""
-        previous = ctypes.c_uint64()
-        self.check(self.functions.mlxr_metal_memory_set(figure, value, ctypes.byref(previous)))
-        return previous.value
-
-    def clear_cache(self) -> None:
-        """Give cached buffers back to the system."""
-        self.collect()
-        self.check(self.functions.mlxr_metal_memory_clear_cache())
 
     # ---- commands
 

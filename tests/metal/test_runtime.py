@@ -215,10 +215,10 @@ def test_pipeline_info(rt, add):
 def test_a_compile_error_has_file_and_line(rt):
     broken = SOURCE.replace("out[i] = a[i] + 1.0f", "out[i] = missing[i]")
     line = next(k for k, text in enumerate(broken.splitlines(), -1) if "missing" in text)
-    live = rt.live_objects()
+    live = rt.live_handles()
     with pytest.raises(KernelCompileError, match=rf"broken does not compile(.|\n)*runtime_test\.metal:{line}"):
         rt.library("broken", broken)
-    assert rt.live_objects() == live
+    assert rt.live_handles() == live
 
 
 def test_a_kernel_that_is_not_there(rt, library):
@@ -506,7 +506,7 @@ def test_a_thousand_command_buffers_in_flight_leave_nothing_behind(rt, standin, 
     standin.standin_wait_idle()
     rt.clear_cache()
     rt.collect()
-    objects, handles, before = standin.standin_live_objects(), rt.live_objects(), rt.counters()
+    objects, handles, before = standin.standin_live_objects(), rt.live_handles(), rt.counters()
     queue = rt.queue(1000)
     standin.standin_set_delay(200)
     commands, targets = [], []
@@ -526,7 +526,7 @@ def test_a_thousand_command_buffers_in_flight_leave_nothing_behind(rt, standin, 
     after = rt.counters()
     assert after["command_buffers"] == before["command_buffers"] + 1000
     assert (after["live_buffers"], after["live_bytes"]) == (before["live_buffers"], before["live_bytes"])
-    assert rt.live_objects() == handles
+    assert rt.live_handles() == handles
     rt.clear_cache()
     assert standin.standin_live_objects() == objects
 
@@ -570,7 +570,7 @@ def test_failures_name_the_kernels_and_are_told_every_time(rt, standin, add, que
 def test_failures_leave_nothing_behind(rt, standin, add, queue, x):
     standin.standin_wait_idle()
     rt.clear_cache()
-    objects, handles = standin.standin_live_objects(), rt.live_objects()
+    objects, handles = standin.standin_live_objects(), rt.live_handles()
     for code in (PAGE_FAULT, OUT_OF_MEMORY):
         source, target = upload(rt, x), rt.buffer(x.nbytes)
         standin.standin_inject_failure(code, 0)
@@ -581,7 +581,7 @@ def test_failures_leave_nothing_behind(rt, standin, add, queue, x):
         rt.library("broken", "kernel void nothing(")
     gc.collect()
     standin.standin_wait_idle()
-    assert rt.live_objects() == handles
+    assert rt.live_handles() == handles
     rt.clear_cache()
     assert standin.standin_live_objects() == objects
 
