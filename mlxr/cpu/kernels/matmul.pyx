@@ -86,12 +86,12 @@ cdef extern from *:
 
 cdef extern from "quantized.h" nogil:
     ctypedef struct Ahead:
-        const char *data
-        Py_ssize_t bytes
+        const char *words
+        const char *grids[2]
+        Py_ssize_t grid_step
     void pack_words(const char *words, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t count, uint32_t *dst) noexcept
     void unpack_strip(int bits, const uint32_t *words, Py_ssize_t k0, Py_ssize_t nk, Py_ssize_t group,
-                      const float *scales, const float *biases, const float *x, float *dst, const Ahead *ahead,
-                      int areas) noexcept
+                      const float *scales, const float *biases, const float *x, float *dst, const Ahead *ahead) noexcept
 
 cdef extern from *:
     """
@@ -317,7 +317,7 @@ cdef void make_plan(Plan *p) noexcept nogil:
             p.mb = min(p.ms, round_up(ceil_div(p.ms, parts), p.mr))
 
     # Strips whose neighbours are prefetched are taken in runs.
-    p.grain = max(1, ceil_div(n, p.nb) // target) if p.nb <= nr else 1
+    p.grain = max(1, ceil_div(n, p.nb) // (2 * p.threads)) if p.nb <= nr else 1
 
     p.dot = m == 1 and n == 1 and k > KC and p.a.kind == PLAIN and p.b.kind == PLAIN
     if p.dot:
@@ -436,14 +436,14 @@ cdef void pack_grid(const char *grid, Py_ssize_t row, int dtype, Py_ssize_t w0, 
 
 cdef void unpack_rows(const Operand *o, Py_ssize_t row, Py_ssize_t col, Py_ssize_t rows, Py_ssize_t cols,
                       Py_ssize_t grid_col, const float *scales, const float *biases, const float *x,
-                      float *dst, const Ahead *ahead, int areas) noexcept nogil:
+                      float *dst, const Ahead *ahead) noexcept nogil:
     """Unpack up to NR rows x KC columns of a quantized matrix, lanes being rows; see unpack_strip for x and dst. The
     scales and biases start at column `grid_col`."""
     cdef uint32_t words[BLOCK_WORDS * GEMM_NR_f32]
     cdef Py_ssize_t stride = o.sw if o.kind == QUANT_LANES else o.sk
     pack_words(o.data + (row * stride + col * o.bits // 32) * 4, stride * 4, rows, cols * o.bits // 32, words)
     unpack_strip(o.bits, words, col - grid_col, cols, o.group, scales, biases, x, dst,
-                 ahead, areas)
+                 ahead)
 
 
 cdef void pack_quantized_steps(const Operand *o, Py_ssize_t w0, Py_ssize_t k0, Py_ssize_t nw, Py_ssize_t nk,
@@ -452,7 +452,9 @@ cdef void pack_quantized_steps(const Operand *o, Py_ssize_t w0, Py_ssize_t k0, P
     cdef float scales[8 * GEMM_NR_f32]
     cdef float biases[8 * GEMM_NR_f32]
     cdef float columns[256 * GEMM_NR_f32]
+    cdef Ahead nothing
     cdef Py_ssize_t nr = GEMM_NR_f32, block, k, rows, w, cols, s, g
+    nothing.words = NULL
     for block in range(ceil_div(nk, nr)):
         k = block * nr
         rows = min(nr, nk - k)
@@ -462,7 +464,7 @@ cdef void pack_quantized_steps(const Operand *o, Py_ssize_t w0, Py_ssize_t k0, P
             s = ceil_div(w0 + w + cols, o.group) - g
             pack_grid(o.scales, o.scales_row, o.scales_dtype, k0 + k, g, rows, s, scales)
             pack_grid(o.biases, o.biases_row, o.biases_dtype, k0 + k, g, rows, s, biases)
-            unpack_rows(o, k0 + k, w0 + w, rows, cols, g * o.group, scales, biases, NULL, columns, NULL, 0)
+            unpack_rows(o, k0 + k, w0 + w, rows, cols, g * o.group, scales, biases, NULL, columns, &nothing)
             for s in range(ceil_div(cols, nr)):
                 pack_f32(FLOAT32, <const char *>(columns + s * nr * nr), nr, 1, min(nr, cols - s * nr), rows, nr, nr,
                          dst + ((w // nr + s) * nk + k) * nr)
@@ -567,12 +569,6 @@ cdef void pack_grids(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t col
         pack_grid(p.b.biases, p.b.biases_row, p.b.biases_dtype, j0 + s * nr, k0 // p.b.group, count, groups, strip)
 
 
-cdef inline Ahead share_of(const char *data, Py_ssize_t bytes, Py_ssize_t kb, Py_ssize_t kc,
-                           Py_ssize_t ks) noexcept nogil:
-    cdef Py_ssize_t start = bytes * kb // ks
-    return Ahead(data + start, bytes * (kb + kc) // ks - start)
-
-
 cdef void unpack_panel(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t kb, Py_ssize_t cols, Py_ssize_t ks,
                        Py_ssize_t kc, const float *row, const float *grids, float *sums, float *panel) noexcept nogil:
     """The panel of a block of k of a quantized operand whose rows are lanes. With one row of A there is no panel: the
@@ -580,22 +576,22 @@ cdef void unpack_panel(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t k
     cdef const Operand *o = &p.b
     cdef Py_ssize_t nr = GEMM_NR_f32, s, x, count
     cdef const float *scales
-    cdef Ahead ahead[3]
-    cdef int areas = 0
-    if cols <= nr:
-        # Ask for this block's share of the next strip, which is the next to be unpacked.
-        areas = 3
-        count = min(nr, p.n - j0 - cols)
-        ahead[0] = share_of(o.data + (j0 + cols) * o.sw * 4, count * o.sw * 4, kb, kc, ks)
-        x = item_size(o.scales_dtype) * o.scales_row
-        ahead[1] = share_of(o.scales + (j0 + cols) * x, count * x, kb, kc, ks)
-        x = item_size(o.biases_dtype) * o.biases_row
-        ahead[2] = share_of(o.biases + (j0 + cols) * x, count * x, kb, kc, ks)
+    cdef Ahead ahead
+    ahead.words = NULL
+    if cols <= nr and j0 + cols < p.n:
+        # The same block's share of the next strip, which is the next to be unpacked. Its rows are one stretch of memory,
+        # of which this is a part as long as the block's share of a row.
+        s = (k0 + kb) // o.group
+        x = min(nr, p.n - j0 - cols)
+        ahead.words = o.data + ((j0 + cols) * o.sw + x * ((k0 + kb) * o.bits // 32)) * 4
+        ahead.grids[0] = o.scales + ((j0 + cols) * o.scales_row + x * s) * item_size(o.scales_dtype)
+        ahead.grids[1] = o.biases + ((j0 + cols) * o.biases_row + x * s) * item_size(o.biases_dtype)
+        ahead.grid_step = nr * 32 * item_size(o.scales_dtype) // o.group
     for s in range(ceil_div(cols, nr)):
         scales = grids + s * p.grids * nr
         count = min(nr, cols - s * nr)
         unpack_rows(o, j0 + s * nr, k0 + kb, count, kc, k0, scales, scales + p.grids * p.ld,
-                    row + kb if p.summed else NULL, panel if p.summed else panel + s * nr * kc, ahead, areas)
+                    row + kb if p.summed else NULL, panel if p.summed else panel + s * nr * kc, &ahead)
         if p.summed:
             for x in range(nr):
                 sums[s * nr + x] = panel[x] if k0 + kb == 0 else sums[s * nr + x] + panel[x]

@@ -19,20 +19,25 @@ MLXR_INLINE vf32 unit_column(const int bits, const uint32_t *words, const int e)
     return __builtin_convertvector((vi32)q, vf32);
 }
 
-/* Memory that will be needed next. Unpacking computes for long enough to hide its way here, provided that the requests
- * are spread out, and in the order of addresses, which DRAM serves best. */
+/* What is needed next: the same columns of the strip that follows, in the order of addresses, which DRAM serves best.
+ * Unpacking computes for long enough to hide its way here, provided that the requests are spread out. Asking for what
+ * does not exist is harmless. */
 typedef struct {
-    const char *data;
-    Py_ssize_t bytes;
+    const char *words;    /* as many bytes for a unit of columns as this strip has; NULL: nothing is wanted */
+    const char *grids[2]; /* scales and biases: up to a cache line for a unit */
+    Py_ssize_t grid_step;
 } Ahead;
 
-/* Asks for the next `lines` cache lines of an area, as many as it has. */
-MLXR_INLINE void ask_for(Ahead *ahead, Py_ssize_t lines) {
-    for (; lines > 0 && ahead->bytes > 0; lines--, ahead->data += 64, ahead->bytes -= 64)
-        __builtin_prefetch(ahead->data, 0, 2);
+/* Asks for what belongs to a unit. */
+MLXR_INLINE void ask_for(Ahead *ahead, const int bits) {
+    const int bytes = GEMM_NR_f32 * 4 * bits;
+    MLXR_UNROLL for (int i = 0; i < bytes; i += 64) __builtin_prefetch(ahead->words + i, 0, 2);
+    ahead->words += bytes;
+    MLXR_UNROLL for (int i = 0; i < 2; i++) {
+        __builtin_prefetch(ahead->grids[i], 0, 2);
+        ahead->grids[i] += ahead->grid_step;
+    }
 }
-
-enum { MOST_AREAS = 3 };
 
 /* nk columns (a multiple of 32, the first being column k0 of its row) of a strip of NR rows. With x NULL they go to
  * dst, NR lanes each; otherwise dst gets one vector of NR sums, the chains of x[k] * w[k] in increasing k from zero.
@@ -42,16 +47,11 @@ enum { MOST_AREAS = 3 };
  * Both powers of two are exact, unless the scale is below 2^-102. */
 MLXR_INLINE void unpack_strip_of(const int bits, const int summed, const uint32_t *words, Py_ssize_t k0, Py_ssize_t nk,
                                  Py_ssize_t group, const float *scales, const float *biases, const float *x, float *dst,
-                                 const Ahead *ahead, int areas) {
+                                 const Ahead *ahead) {
     enum { FIELDS = 8 };
     const int in_place = bits == 4 || bits == 8;
-    Ahead next[MOST_AREAS];
-    Py_ssize_t lines[MOST_AREAS];
+    Ahead next = *ahead;
     vf32 sum[2] = {{0}, {0}};
-    for (int i = 0; i < areas; i++) {
-        next[i] = ahead[i];
-        lines[i] = ((ahead[i].bytes + 63) / 64 + nk / 32 - 1) / (nk / 32);
-    }
     for (Py_ssize_t k = 0; k < nk;) {
         const Py_ssize_t g = (k0 + k) / group, left = (g + 1) * group - k0 - k;
         const Py_ssize_t end = k + (left < nk - k ? left : nk - k);
@@ -63,8 +63,7 @@ MLXR_INLINE void unpack_strip_of(const int bits, const int summed, const uint32_
             MLXR_UNROLL for (int f = 0; f * bits < 32 - bits; f++) MLXR_UNROLL for (int v = 0; v < 2; v++)
                 shifted[f][v] = scale[v] * splat_f32(1.0f / (float)(1u << (f * bits)));
         for (; k < end; k += 32, words += bits * GEMM_NR_f32) {
-            for (int i = 0; i < areas; i++)
-                ask_for(next + i, lines[i]);
+            if (next.words) ask_for(&next, bits);
             MLXR_UNROLL_32 for (int e = 0; e < 32; e++) {
                 const int word = e * bits / 32, shift = e * bits % 32;
                 MLXR_UNROLL for (int v = 0; v < 2; v++) {
@@ -108,14 +107,13 @@ static void pack_words(const char *words, Py_ssize_t row, Py_ssize_t rows, Py_ss
 }
 
 static void unpack_strip(int bits, const uint32_t *words, Py_ssize_t k0, Py_ssize_t nk, Py_ssize_t group,
-                         const float *scales, const float *biases, const float *x, float *dst, const Ahead *ahead,
-                         int areas) {
+                         const float *scales, const float *biases, const float *x, float *dst, const Ahead *ahead) {
 #define WITH_BITS(B)                                                                                                   \
     case B:                                                                                                            \
         if (x)                                                                                                         \
-            unpack_strip_of(B, 1, words, k0, nk, group, scales, biases, x, dst, ahead, areas);                         \
+            unpack_strip_of(B, 1, words, k0, nk, group, scales, biases, x, dst, ahead);                                \
         else                                                                                                           \
-            unpack_strip_of(B, 0, words, k0, nk, group, scales, biases, x, dst, ahead, areas);                         \
+            unpack_strip_of(B, 0, words, k0, nk, group, scales, biases, x, dst, ahead);                                \
         break;
     switch (bits) { WITH_BITS(1) WITH_BITS(2) WITH_BITS(3) WITH_BITS(4) WITH_BITS(5) WITH_BITS(6) WITH_BITS(8) }
 #undef WITH_BITS
