@@ -7,7 +7,6 @@ from cpython.object cimport PyObject
 from cpython.slice cimport PySlice_Check
 
 from mlxr.core.layout cimport sliced_view
-from mlxr.core.primitive cimport Primitive
 from mlxr.core.tape cimport is_traced
 from mlxr.core.tensor cimport Tensor, finish_view, new_view, overwrite
 from mlxr.backends.base cimport Backend
@@ -39,7 +38,7 @@ cdef inline bint _is_int(object item):
     return isinstance(item, int) and not isinstance(item, bool)
 
 
-def basic_getitem(Primitive slicing not None, Primitive reshaping not None, Tensor x not None, index):
+cdef Tensor basic_view(Tensor x, index):
     """Return ``x[index]`` as a view if `index` is made of ints, slices, None and one ``...``; else None."""
     cdef tuple items = <tuple>index if isinstance(index, tuple) else (index,)
     cdef Py_ssize_t covered = 0, start, step, count, k, n
@@ -57,7 +56,7 @@ def basic_getitem(Primitive slicing not None, Primitive reshaping not None, Tens
             covered += 1
         else:
             return None
-    if covered > x.ref.ndim or x.node is not None:
+    if covered > x.ref.ndim:
         return None
     # An upper bound for the rank; ints take away from it below.
     view = new_view(x, x.ref.ndim + new_axes)
@@ -103,18 +102,48 @@ def basic_getitem(Primitive slicing not None, Primitive reshaping not None, Tens
     return view
 
 
+def basic_getitem(Tensor x not None, index):
+    """Return ``x[index]`` as a view if `index` is basic and `x` is not marked by a transform; else None."""
+    return basic_view(x, index) if x.node is None else None
+
+
 def assign(Tensor target not None, Tensor value not None):
     """Make `target` the value that an indexed assignment computed."""
     overwrite(target, value)
 
 
-def write_slice(Tensor x not None, Tensor value not None, tuple starts, tuple shape, tuple steps):
-    """Write `value` into a slice of `x` in place, if nobody else can see x's memory; tell whether that was done."""
+cdef bint is_writable(Tensor x, Tensor value) except -1:
+    """Whether `value` may be written into x's memory: nobody else can see that, and no transform has to."""
     cdef Backend backend = <Backend>x.device_.require_backend()
     if not backend.host or is_traced(x) or is_traced(value) or x.storage.readonly or not x.storage.block:
         return False
-    # One reference is x's own. Another one belongs to a view, to NumPy or to a consumer of DLPack.
-    if Py_REFCNT(<PyObject *>x.storage) != 1 or not x.ref.contiguous or value.device_ is not x.device_:
+    if value.storage is x.storage or value.device_ is not x.device_:
         return False
-    backend.write(sliced_view(x, starts, shape, steps), value)
+    # One reference is x's own. Another one belongs to a view, to NumPy or to a consumer of DLPack.
+    return Py_REFCNT(<PyObject *>x.storage) == 1 and x.ref.contiguous
+
+
+def basic_setitem(Tensor x not None, index, Tensor value not None):
+    """Write `value` to ``x[index]`` in place if `index` is basic, `value` broadcasts as it is, and nobody else can see
+    x's memory; tell whether that was done."""
+    cdef Tensor view
+    cdef int axis, lead
+    if not is_writable(x, value):
+        return False
+    view = basic_view(x, index)
+    if view is None or value.ref.ndim > view.ref.ndim:
+        return False
+    lead = view.ref.ndim - value.ref.ndim
+    for axis in range(value.ref.ndim):
+        if value.ref.shape[axis] != view.ref.shape[lead + axis] and value.ref.shape[axis] != 1:
+            return False
+    (<Backend>x.device_.require_backend()).write(view, value)
+    return True
+
+
+def write_slice(Tensor x not None, Tensor value not None, tuple starts, tuple shape, tuple steps):
+    """Write `value` into a slice of `x` in place, if nobody else can see x's memory; tell whether that was done."""
+    if not is_writable(x, value):
+        return False
+    (<Backend>x.device_.require_backend()).write(sliced_view(x, starts, shape, steps), value)
     return True

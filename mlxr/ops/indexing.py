@@ -340,7 +340,7 @@ def getitem(x, index):
     ArgumentTypeError, DtypeError
         If something is no index.
     """
-    view = core.basic_getitem(slice_p, ops.layout.reshape_p, x, index)
+    view = core.basic_getitem(x, index)
     if view is not None:
         return view
     plan = _plan(x, index)
@@ -423,6 +423,8 @@ def setitem(x, index, value):
         If `value` cannot be broadcast; `x` is unchanged.
     """
     value = _as_value(x, value)
+    if core.basic_setitem(x, index, value):
+        return
     mask = index if isinstance(index, Tensor) else None
     if mask is not None and mask.dtype is dtypes.bool_ and value.size == 1 and mask.ndim <= x.ndim \
             and mask.shape == x.shape[:mask.ndim]:

@@ -95,6 +95,46 @@ def test_basic_assignment(case, scalar) -> None:
     np.testing.assert_array_equal(np.array(x), source)
 
 
+@given(indexed(arrays=False), st.integers(0, 2**30))
+def test_assigned_values_broadcast(case, seed) -> None:
+    shape, index = case
+    source = filled(shape)
+    x = mx.array(source)
+    rng = np.random.default_rng(seed)
+    region = source[index].shape
+    value = filled([n if rng.random() < 0.5 else 1 for n in region[int(rng.integers(0, len(region) + 1)):]]) - 99
+    source[index] = value
+    x[index] = mx.array(value)
+    np.testing.assert_array_equal(np.array(x), source)
+
+
+@pytest.mark.parametrize(("index", "taken"), [
+    ((), ...), (slice(None), slice(None, None, -1)), (slice(None, None, -1), slice(None)),
+    (slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None)), ((slice(None), slice(0, 3)), np.s_[:, 1:]),
+])
+@pytest.mark.parametrize("whole", [False, True])
+def test_assigning_a_tensor_to_itself(index, taken, whole) -> None:
+    """The memory that is read is what is written: with the tensor itself as the value, and with a view of it."""
+    source = filled((4, 4))
+    x = mx.array(source)
+    if whole and source[index].shape == source.shape:
+        source[index], x[index] = source.copy(), x
+    else:
+        source[index], x[index] = source[taken].copy(), x[taken]
+    np.testing.assert_array_equal(np.array(x), source)
+
+
+def test_assignment_writes_in_place_unless_somebody_else_sees_the_memory() -> None:
+    x = mx.zeros((4, 4))
+    before = np.array(x, copy=False).ctypes.data
+    x[1:3, ::2] = mx.ones((2, 2))
+    assert np.array(x, copy=False).ctypes.data == before
+    view = x[1]
+    x[1, 0] = 5
+    assert view.tolist() == [1, 0, 1, 0]
+    assert np.array(x, copy=False).ctypes.data != before
+
+
 @given(indexed(arrays=True))
 def test_assignment_with_integer_arrays(case) -> None:
     shape, index = case
