@@ -15,11 +15,12 @@ Both do the same additions in the same order for a result, so which one runs is 
 with the smallest stride decides. Chunks give partial results, which a tree merges. Threads share out units, or the
 chunks of one unit where there are few.
 
-What limits it: memory, 20 GB/s or so, for everything above the caches; in the L1 cache 64 bytes a cycle for sums.
+What limits it: memory for everything above the caches (how chunks are read matters there, see reduce_run.h, and which
+thread reads them, see share.pxd); in the L1 cache 64 bytes a cycle for sums.
 Log-sum-exp needs some 20 operations an element, and is bound by arithmetic on one thread and by memory on several.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport prange
 from libc.math cimport INFINITY, NAN, atan2, cos, hypot, sin, sqrt
 from libc.stdint cimport (
     INT8_MAX, INT8_MIN, INT16_MAX, INT16_MIN, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, UINT8_MAX, UINT16_MAX,
@@ -37,15 +38,26 @@ from mlxr.cpu.kernels.reduce cimport (
     BLOCK, CHUNK, LANES, MOMENT_MEAN, MOMENT_STD, REDUCE_ALL, REDUCE_ANY, REDUCE_MAX, REDUCE_PROD, REDUCE_SUM,
     SCAN_LOGSUMEXP, SCAN_MAX, SCAN_PROD, SCAN_SUM, SEGMENT, Moment, ReduceTable, ScanOp,
 )
+from mlxr.cpu.kernels.share cimport Shares, next_piece, share_out
 from mlxr.cpu.kernels.team cimport team_of
 from mlxr.cpu.kernels.vecmath cimport double_bits, double_from_bits, exp_f32, log_f32
 
 cdef enum:
     PARALLEL_WORK = 262144      # elements (of cost 1) below which a second thread costs more than it saves
-    RANGES_PER_THREAD = 8       # pieces of work a thread takes on average: evens out a core that others use too
+    RANGES_PER_THREAD = 32      # pieces of work a thread takes on average: evens out a core that others use too
     DIRECT_BYTES = 4096         # of one vector of results where elements are read in place
     TILE_BYTES = 256            # of one vector of results where a whole chunk is copied: CHUNK of them fit the L2 cache
     MIN_VECTOR = 8              # a shorter kept axis is not worth a vector
+
+cdef extern from "reduce_run.h" nogil:
+    void sum_chunks_f32(const float *x, Py_ssize_t chunks, float *part) noexcept
+    void sum_chunks_f64(const double *x, Py_ssize_t chunks, double *part) noexcept
+    void sum_chunks_u32(const uint32_t *x, Py_ssize_t chunks, uint32_t *part) noexcept
+    void sum_chunks_u64(const uint64_t *x, Py_ssize_t chunks, uint64_t *part) noexcept
+    void prod_chunks_f32(const float *x, Py_ssize_t chunks, float *part) noexcept
+    void prod_chunks_f64(const double *x, Py_ssize_t chunks, double *part) noexcept
+    void prod_chunks_u32(const uint32_t *x, Py_ssize_t chunks, uint32_t *part) noexcept
+    void prod_chunks_u64(const uint64_t *x, Py_ssize_t chunks, uint64_t *part) noexcept
 
 cdef extern from "<math.h>" nogil:
     int isunordered(double x, double y) noexcept     # a macro for floats of any width
@@ -157,6 +169,7 @@ ctypedef struct Axes:
 # How to make a partial result of a chunk and how to merge two.
 ctypedef struct Kernel:
     RowFn row
+    RowFn chunks                # of several whole chunks that lie in memory, if it can; `n` is their number
     ColumnsFn columns
     MergeFn merge
     LocateFn locate             # for arg-reductions
@@ -617,6 +630,30 @@ cdef void reduce_row(const acc_t *x, Py_ssize_t n, Py_ssize_t start, acc_t *part
     part[0] = fold_lanes(lane, op)
 
 
+cdef void reduce_chunks(const acc_t *x, Py_ssize_t chunks, Py_ssize_t start, acc_t *parts, op_t *op) noexcept nogil:
+    """reduce_row of several whole chunks."""
+    cdef Py_ssize_t i
+    if op_t is Sum and acc_t is float:
+        sum_chunks_f32(x, chunks, parts)
+    elif op_t is Sum and acc_t is double:
+        sum_chunks_f64(x, chunks, parts)
+    elif op_t is Sum and acc_t is uint32_t:
+        sum_chunks_u32(x, chunks, parts)
+    elif op_t is Sum and acc_t is uint64_t:
+        sum_chunks_u64(x, chunks, parts)
+    elif op_t is Prod and acc_t is float:
+        prod_chunks_f32(x, chunks, parts)
+    elif op_t is Prod and acc_t is double:
+        prod_chunks_f64(x, chunks, parts)
+    elif op_t is Prod and acc_t is uint32_t:
+        prod_chunks_u32(x, chunks, parts)
+    elif op_t is Prod and acc_t is uint64_t:
+        prod_chunks_u64(x, chunks, parts)
+    else:
+        for i in range(chunks):
+            reduce_row(x + i * CHUNK, CHUNK, 0, parts + i, op)
+
+
 cdef void join_vectors(acc_t *lane, const acc_t *a, Py_ssize_t width, op_t *op) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(width):
@@ -819,6 +856,12 @@ cdef void arg_row(const acc_t *x, Py_ssize_t n, Py_ssize_t start, Found *part, o
     reduce_row(x, n, 0, &best, op)
     memcpy(part.value, &best, sizeof(acc_t))
     part.index = start
+
+
+cdef void arg_chunks(const acc_t *x, Py_ssize_t chunks, Py_ssize_t start, Found *parts, op_t *op) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(chunks):
+        arg_row(x + i * CHUNK, CHUNK, start + i * CHUNK, parts + i, op)
 
 
 cdef inline bint same(acc_t x, acc_t y) noexcept nogil:
@@ -1033,13 +1076,17 @@ cdef void gather(const Plan *plan, const char *base, Py_ssize_t start, Py_ssize_
         n -= run
 
 
+cdef inline bint in_place(const Plan *plan) noexcept nogil:
+    """Whether the reduced elements of a row lie side by side in memory, as the kernel reads them."""
+    cdef const Axes *axes = &plan.reduced
+    return plan.direct and (axes.ndim == 0 or (axes.ndim == 1 and axes.strides[0] == <Py_ssize_t>plan.kernel.item))
+
+
 cdef inline const char *row_chunk(const Plan *plan, const char *base, Py_ssize_t start, Py_ssize_t n,
                                   char *buffer) noexcept nogil:
     """Reduced elements [start, start + n) as contiguous ones: where they lie, or in the buffer."""
-    cdef const Axes *axes = &plan.reduced
-    cdef Py_ssize_t item = plan.kernel.item
-    if plan.direct and (axes.ndim == 0 or (axes.ndim == 1 and axes.strides[0] == item)):
-        return base + start * item
+    if in_place(plan):
+        return base + start * <Py_ssize_t>plan.kernel.item
     gather(plan, base, start, n, buffer)
     return buffer
 
@@ -1065,6 +1112,21 @@ cdef void take_chunk(const Plan *plan, const char *base, Py_ssize_t chunk, Py_ss
             rows[i] = tile + i * width * item
             plan.copy(base + offset_of(axes, start + i), plan.vector_stride, width, <void *>rows[i], NULL)
     plan.kernel.columns(rows, n, width, start, parts, tile, tile + plan.tile_bytes, NULL)
+
+
+cdef void take_run(const Plan *plan, const char *base, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t width, char *parts,
+                   char *tile) noexcept nogil:
+    """Partial results of the chunks [begin, end), as take_chunk gives them."""
+    cdef Py_ssize_t stride = plan.width * plan.kernel.part
+    cdef Py_ssize_t whole = min(end, plan.reduced.size // CHUNK)
+    cdef Py_ssize_t chunk
+    if plan.kernel.chunks and not plan.columns and begin < whole and in_place(plan):
+        plan.kernel.chunks(base + begin * CHUNK * <Py_ssize_t>plan.kernel.item, whole - begin, begin * CHUNK, parts,
+                           NULL)
+        parts += (whole - begin) * stride
+        begin = whole
+    for chunk in range(begin, end):
+        take_chunk(plan, base, chunk, width, parts + (chunk - begin) * stride, tile)
 
 
 cdef void locate_in_chunk(const Plan *plan, const char *base, Found *part) noexcept nogil:
@@ -1144,8 +1206,7 @@ cdef void finish_unit(const Plan *plan, const char *base, char *parts, Py_ssize_
 
 cdef void take_units(const Plan *plan, Py_ssize_t begin, Py_ssize_t end, char *memory) noexcept nogil:
     """All of the units [begin, end). `memory` holds partial results, then scratch."""
-    cdef Py_ssize_t unit, outer, first, width, chunk
-    cdef Py_ssize_t stride = plan.width * plan.kernel.part
+    cdef Py_ssize_t unit, outer, first, width
     cdef char *scratch = memory + plan.parts_bytes
     cdef const char *base
     for unit in range(begin, end):
@@ -1153,8 +1214,7 @@ cdef void take_units(const Plan *plan, Py_ssize_t begin, Py_ssize_t end, char *m
         first = (unit - outer * plan.strips) * plan.width
         width = min(plan.width, plan.vector - first)
         base = plan.data + offset_of(&plan.outer, outer) + first * plan.vector_stride
-        for chunk in range(plan.chunks):
-            take_chunk(plan, base, chunk, width, memory + chunk * stride, scratch)
+        take_run(plan, base, 0, plan.chunks, width, memory, scratch)
         finish_unit(plan, base, memory, width,
                     offset_of(&plan.outer_out, outer) + first * plan.vector_out * plan.out_item)
 
@@ -1165,10 +1225,26 @@ cdef void take_chunks(const Plan *plan, Py_ssize_t unit, Py_ssize_t begin, Py_ss
     cdef Py_ssize_t outer = unit // plan.strips
     cdef Py_ssize_t first = (unit - outer * plan.strips) * plan.width
     cdef const char *base = plan.data + offset_of(&plan.outer, outer) + first * plan.vector_stride
-    cdef Py_ssize_t chunk
-    for chunk in range(begin, end):
-        take_chunk(plan, base, chunk, min(plan.width, plan.vector - first),
-                   parts + chunk * plan.width * plan.kernel.part, scratch)
+    take_run(plan, base, begin, end, min(plan.width, plan.vector - first),
+             parts + begin * plan.width * plan.kernel.part, scratch)
+
+
+cdef void share_units(const Plan *plan, Py_ssize_t units, Shares *work, int thread, char *memory) noexcept nogil:
+    """What one thread takes of all units."""
+    cdef Py_ssize_t piece = next_piece(work, thread)
+    while piece >= 0:
+        take_units(plan, piece * units // work.pieces, (piece + 1) * units // work.pieces, memory)
+        piece = next_piece(work, thread)
+
+
+cdef void share_chunks(const Plan *plan, Py_ssize_t unit, Shares *work, int thread, char *parts,
+                       char *scratch) noexcept nogil:
+    """What one thread takes of the chunks of one unit."""
+    cdef Py_ssize_t piece = next_piece(work, thread)
+    while piece >= 0:
+        take_chunks(plan, unit, piece * plan.chunks // work.pieces, (piece + 1) * plan.chunks // work.pieces, parts,
+                    scratch)
+        piece = next_piece(work, thread)
 
 
 cdef inline int threads_for(double work, int threads) noexcept nogil:
@@ -1183,6 +1259,7 @@ cdef int run(Plan *plan, int threads) noexcept nogil:
     cdef Py_ssize_t rows = min(<Py_ssize_t>CHUNK, plan.reduced.size)
     cdef Py_ssize_t ranges, i, unit, first, scratch_bytes
     cdef int used
+    cdef Shares work
     cdef uint64_t small[128]
     cdef char *memory = <char *>small
     if units == 0:
@@ -1200,9 +1277,9 @@ cdef int run(Plan *plan, int threads) noexcept nogil:
             return -1
         ranges = min(plan.chunks, <Py_ssize_t>(RANGES_PER_THREAD * used))
         for unit in range(units):
-            for i in prange(ranges, num_threads=team_of(used), schedule="dynamic"):
-                take_chunks(plan, unit, i * plan.chunks // ranges, (i + 1) * plan.chunks // ranges, memory,
-                            memory + plan.parts_bytes + threadid() * scratch_bytes)
+            share_out(&work, ranges, used)
+            for i in prange(used, num_threads=team_of(used), schedule="static", chunksize=1):
+                share_chunks(plan, unit, &work, <int>i, memory, memory + plan.parts_bytes + i * scratch_bytes)
             i = unit // plan.strips
             first = (unit - i * plan.strips) * plan.width
             finish_unit(plan, plan.data + offset_of(&plan.outer, i) + first * plan.vector_stride, memory,
@@ -1218,9 +1295,9 @@ cdef int run(Plan *plan, int threads) noexcept nogil:
         take_units(plan, 0, units, memory)
     else:
         ranges = min(units, <Py_ssize_t>(RANGES_PER_THREAD * used))
-        for i in prange(ranges, num_threads=team_of(used), schedule="dynamic"):
-            take_units(plan, i * units // ranges, (i + 1) * units // ranges,
-                       memory + threadid() * (plan.parts_bytes + scratch_bytes))
+        share_out(&work, ranges, used)
+        for i in prange(used, num_threads=team_of(used), schedule="static", chunksize=1):
+            share_units(plan, units, &work, <int>i, memory + i * (plan.parts_bytes + scratch_bytes))
     if memory != <char *>small:
         free(memory)
     return 0
@@ -1329,6 +1406,7 @@ cdef void lay_out(Plan *plan, const ArrayRef *x, uint32_t axes, const ArrayRef *
 cdef Kernel reduction_of(acc_t unused, op_t *op) noexcept nogil:
     cdef Kernel kernel
     kernel.row = <RowFn>reduce_row[acc_t, op_t]
+    kernel.chunks = <RowFn>reduce_chunks[acc_t, op_t]
     kernel.columns = <ColumnsFn>reduce_columns[acc_t, op_t]
     kernel.merge = <MergeFn>merge[acc_t, op_t]
     kernel.locate = NULL
@@ -1376,6 +1454,7 @@ cdef Kernel extremum_kernel(int dtype, op_t *op) noexcept nogil:
 cdef Kernel arg_of(acc_t unused, op_t *op) noexcept nogil:
     cdef Kernel kernel
     kernel.row = <RowFn>arg_row[acc_t, op_t]
+    kernel.chunks = <RowFn>arg_chunks[acc_t, op_t]
     kernel.columns = <ColumnsFn>arg_columns[acc_t, op_t]
     kernel.merge = <MergeFn>merge_found[acc_t, op_t]
     kernel.locate = <LocateFn>locate[acc_t]
@@ -1404,6 +1483,7 @@ cdef Kernel arg_kernel(int dtype, op_t *op) noexcept nogil:
 cdef Kernel moments_of(real_t unused) noexcept nogil:
     cdef Kernel kernel
     kernel.row = <RowFn>moments_row[real_t]
+    kernel.chunks = NULL
     kernel.columns = <ColumnsFn>moments_columns[real_t]
     kernel.merge = <MergeFn>merge_moments
     kernel.locate = NULL
@@ -1418,6 +1498,7 @@ cdef Kernel moments_of(real_t unused) noexcept nogil:
 cdef Kernel logsumexp_of(real_t unused) noexcept nogil:
     cdef Kernel kernel
     kernel.row = <RowFn>logsumexp_row[real_t]
+    kernel.chunks = NULL
     kernel.columns = <ColumnsFn>logsumexp_columns[real_t]
     kernel.merge = <MergeFn>merge_logsumexp
     kernel.locate = NULL
@@ -1432,6 +1513,7 @@ cdef Kernel logsumexp_of(real_t unused) noexcept nogil:
 cdef Kernel complex_of(op_t *op) noexcept nogil:
     cdef Kernel kernel
     kernel.row = <RowFn>complex_row[op_t]
+    kernel.chunks = NULL
     kernel.columns = NULL
     kernel.merge = <MergeFn>merge_complex[op_t]
     kernel.locate = NULL
@@ -1845,6 +1927,14 @@ cdef void scan_units(const ScanPlan *plan, Py_ssize_t begin, Py_ssize_t end) noe
             scan_line(plan, x, y)
 
 
+cdef void share_scans(const ScanPlan *plan, Py_ssize_t units, Shares *work, int thread) noexcept nogil:
+    """What one thread takes of all units."""
+    cdef Py_ssize_t piece = next_piece(work, thread)
+    while piece >= 0:
+        scan_units(plan, piece * units // work.pieces, (piece + 1) * units // work.pieces)
+        piece = next_piece(work, thread)
+
+
 cdef ScanKernel scan_of(acc_t start, op_t *op) noexcept nogil:
     """`start` is the identity in the dtype of the results, which may be narrower than the accumulator."""
     cdef ScanKernel kernel
@@ -1964,6 +2054,7 @@ cdef int scan(ScanOp op, const ArrayRef *x, int axis, bint reverse, bint inclusi
     cdef Py_ssize_t out_strides[MAX_NDIM + 1]
     cdef Py_ssize_t step = out_item, ranges, units, limit
     cdef int ndim = x.ndim, i, vector = -1, used
+    cdef Shares work
     if x.size == 0:
         return 0
     choose_scan(&plan, op, x.dtype, out.dtype)
@@ -2018,8 +2109,9 @@ cdef int scan(ScanOp op, const ArrayRef *x, int axis, bint reverse, bint inclusi
         scan_units(&plan, 0, units)
         return 0
     ranges = min(units, <Py_ssize_t>(RANGES_PER_THREAD * used))
-    for i in prange(<int>ranges, num_threads=team_of(used), schedule="dynamic"):
-        scan_units(&plan, i * units // ranges, (i + 1) * units // ranges)
+    share_out(&work, ranges, used)
+    for i in prange(used, num_threads=team_of(used), schedule="static", chunksize=1):
+        share_scans(&plan, units, &work, i)
     return 0
 
 
