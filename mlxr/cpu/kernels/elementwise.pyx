@@ -56,6 +56,9 @@ cdef extern from "<complex.h>" nogil:
     double complex cacosh(double complex z)
     double complex catanh(double complex z)
 
+cdef extern from "gelu.h" nogil:
+    void gelu_near_run(const float *x, float *out, Py_ssize_t n) noexcept
+
 cdef extern from "transpose.h" nogil:
     void transpose_u16 "mlxr_transpose_u16"(const uint16_t *x, Py_ssize_t stride, uint16_t *out, Py_ssize_t out_stride,
                                             Py_ssize_t rows, Py_ssize_t cols) noexcept
@@ -196,9 +199,9 @@ cdef void sigmoid_run_f32(const float *x, out_t out_, Py_ssize_t n) noexcept nog
 cdef void gelu_run_f32(const float *x, out_t out_, Py_ssize_t n) noexcept nogil:
     """Where |x| > 5.5 another formula holds, which blocks without such arguments do without."""
     cdef float *out = <float *> out_
+    cdef float near[GUARD]
     cdef Py_ssize_t block, start, i, m
     cdef int32_t beyond
-    cdef float v
     for block in range((n + GUARD - 1) // GUARD):
         start = block * GUARD
         m = min(<Py_ssize_t> GUARD, n - start)
@@ -206,12 +209,11 @@ cdef void gelu_run_f32(const float *x, out_t out_, Py_ssize_t n) noexcept nogil:
         for i in range(start, start + m):
             beyond |= not (fabsf(x[i]) <= <float> 5.5)
         if beyond:
-            for i in range(start, start + m):
-                v = x[i]
-                out[i] = gelu_near_f32(v) if fabsf(v) <= <float> 5.5 else gelu_tail_f32(v)
+            gelu_near_run(x + start, near, m)
+            for i in range(m):
+                out[start + i] = near[i] if fabsf(x[start + i]) <= <float> 5.5 else gelu_tail_f32(x[start + i])
         else:
-            for i in range(start, start + m):
-                out[i] = gelu_near_f32(x[i])
+            gelu_near_run(x + start, out + start, m)
 
 
 cdef void power_run_f32(const float *x, const float *y, out_t out_, Py_ssize_t n) noexcept nogil:

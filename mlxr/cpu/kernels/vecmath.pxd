@@ -433,32 +433,11 @@ cdef inline float gelu_tanh_f32(float x) noexcept nogil:
     return <float> (d / (1.0 + exp_d(-u)))
 
 
-cdef inline float gelu_near_f32(float x) noexcept nogil:
-    """x Phi(x) for |x| <= 5.5. With a = |x| and y = a / (a + 4): a Phi(-a) = exp(-a**2/2) y w(y), w a polynomial."""
-    cdef float a = fabsf(x)
-    cdef float y = a / (a + <float> 4.0)
-    cdef float u = y - <float> 0.319580078
-    cdef float w = <float> 0.150594845
-    w = fused_f32(w, u, <float> 0.0414473116)
-    w = fused_f32(w, u, <float> -0.402086467)
-    w = fused_f32(w, u, <float> 0.116786025)
-    w = fused_f32(w, u, <float> 1.03756046)
-    w = fused_f32(w, u, <float> -2.2349062)
-    w = fused_f32(w, u, <float> 2.55479074)
-    w = fused_f32(w, u, <float> -1.94396496)
-    w = fused_f32(w, u, <float> 1.03487039)
-    # exp(-a**2/2), the square with its rounding error
-    cdef float half = a * <float> -0.5
-    cdef float t = half * a
-    cdef float n = fused_f32(t, <float> 1.4426950408889634, <float> EXPONENT_MAGIC)
-    cdef float tail = exp_tail_f32(t, n - <float> EXPONENT_MAGIC, residue_f32(half, a, -t))
-    cdef float g = y * w
-    cdef float lower = (g + fused_f32(g, tail, residue_f32(y, w, -g))) * power_of_two_f32(n)
-    return x - lower if x >= 0 else -lower  # zero keeps its sign
-
-
 cdef inline float gelu_tail_f32(float x) noexcept nogil:
-    """x Phi(x) for x < -5.5, as above with y = a / (a + 3), down to where it is zero; x from 5.5 on."""
+    """x Phi(x) for x < -5.5, down to where it is zero; x from 5.5 on (gelu.h has what lies between).
+
+    With a = |x| and y = a / (a + 3): a Phi(-a) = exp(-a**2/2) y w(y), w a polynomial.
+    """
     cdef float a = <float> 14.5 if fabsf(x) > <float> 14.5 else fabsf(x)
     cdef float d = a + <float> 3.0
     cdef float y = a / d
