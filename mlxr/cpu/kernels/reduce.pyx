@@ -157,6 +157,9 @@ ctypedef void (*ColumnsFn)(const void **rows, Py_ssize_t n, Py_ssize_t width, Py
                            void *tile, void *scratch, void *op) noexcept nogil
 ctypedef void (*MergeFn)(void *into, const void *later, void *unused, void *op) noexcept nogil
 
+# Merges n partial results that lie side by side into the first, as the tree over neighbours.
+ctypedef void (*TreeFn)(void *parts, Py_ssize_t n, void *op) noexcept nogil
+
 ctypedef void (*LocateFn)(const void *x, Py_ssize_t n, Found *part, void *unused) noexcept nogil
 
 # A group of axes with the size of their product. Strides are in bytes.
@@ -172,6 +175,7 @@ ctypedef struct Kernel:
     RowFn chunks                # of several whole chunks that lie in memory, if it can; `n` is their number
     ColumnsFn columns
     MergeFn merge
+    TreeFn tree                 # if it is there; many calls of `merge` cost time
     LocateFn locate             # for arg-reductions
     size_t item                 # bytes of an element as the kernel reads it
     size_t part                 # bytes of a partial result
@@ -694,6 +698,17 @@ cdef void merge(acc_t *into, const acc_t *later, void *unused, op_t *op) noexcep
     into[0] = join(into[0], later[0], op)
 
 
+cdef void merge_tree(acc_t *parts, Py_ssize_t n, op_t *op) noexcept nogil:
+    cdef Py_ssize_t half, i
+    while n > 1:
+        half = n // 2
+        for i in range(half):
+            parts[i] = join(parts[2 * i], parts[2 * i + 1], op)
+        if n & 1:
+            parts[half] = parts[n - 1]
+        n -= half
+
+
 # Moments: of each chunk, its number of elements, its mean, and the sum of squares of the deviations from it.
 
 ctypedef struct Spread:
@@ -1190,8 +1205,11 @@ cdef void finish_unit(const Plan *plan, const char *base, char *parts, Py_ssize_
     """Merge and write the results of the unit at `base`; its chunks lie plan.width partial results apart."""
     cdef Py_ssize_t i
     cdef Py_ssize_t part = plan.kernel.part
-    for i in range(width):
-        merge_parts(plan, parts + i * part, plan.chunks, plan.width * part)
+    if plan.width == 1 and plan.kernel.tree:
+        plan.kernel.tree(parts, plan.chunks, NULL)
+    else:
+        for i in range(width):
+            merge_parts(plan, parts + i * part, plan.chunks, plan.width * part)
     if plan.finish == FINISH_STORE:
         plan.store(parts, width, plan.out + out_offset, plan.vector_out * plan.out_item)
         return
@@ -1409,6 +1427,7 @@ cdef Kernel reduction_of(acc_t unused, op_t *op) noexcept nogil:
     kernel.chunks = <RowFn>reduce_chunks[acc_t, op_t]
     kernel.columns = <ColumnsFn>reduce_columns[acc_t, op_t]
     kernel.merge = <MergeFn>merge[acc_t, op_t]
+    kernel.tree = <TreeFn>merge_tree[acc_t, op_t]
     kernel.locate = NULL
     kernel.item = kernel.part = sizeof(acc_t)
     kernel.scratch = (LANES + 1) * sizeof(acc_t)
@@ -1457,6 +1476,7 @@ cdef Kernel arg_of(acc_t unused, op_t *op) noexcept nogil:
     kernel.chunks = <RowFn>arg_chunks[acc_t, op_t]
     kernel.columns = <ColumnsFn>arg_columns[acc_t, op_t]
     kernel.merge = <MergeFn>merge_found[acc_t, op_t]
+    kernel.tree = NULL
     kernel.locate = <LocateFn>locate[acc_t]
     kernel.item = sizeof(acc_t)
     kernel.part = sizeof(Found)
@@ -1486,6 +1506,7 @@ cdef Kernel moments_of(real_t unused) noexcept nogil:
     kernel.chunks = NULL
     kernel.columns = <ColumnsFn>moments_columns[real_t]
     kernel.merge = <MergeFn>merge_moments
+    kernel.tree = NULL
     kernel.locate = NULL
     kernel.item = sizeof(real_t)
     kernel.part = sizeof(Spread)
@@ -1501,6 +1522,7 @@ cdef Kernel logsumexp_of(real_t unused) noexcept nogil:
     kernel.chunks = NULL
     kernel.columns = <ColumnsFn>logsumexp_columns[real_t]
     kernel.merge = <MergeFn>merge_logsumexp
+    kernel.tree = NULL
     kernel.locate = NULL
     kernel.item = sizeof(real_t)
     kernel.part = sizeof(Scaled)
@@ -1516,6 +1538,7 @@ cdef Kernel complex_of(op_t *op) noexcept nogil:
     kernel.chunks = NULL
     kernel.columns = NULL
     kernel.merge = <MergeFn>merge_complex[op_t]
+    kernel.tree = NULL
     kernel.locate = NULL
     kernel.item = kernel.part = sizeof(Complex)
     kernel.scratch = 0
