@@ -21,6 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -94,7 +95,8 @@ def build_checkout(source: pathlib.Path) -> Upstream:
     """Build an upstream checkout as a shared library, or use the library that an earlier call built."""
     if not (source / "mlx" / "mlx.h").exists():
         raise BuildError(f"MLX_SRC={source} is no checkout of MLX: it has no mlx/mlx.h")
-    folder = REPOSITORY / "build" / "upstream-mlx"
+    # One for each checkout: CMake refuses a folder that was configured for another one.
+    folder = REPOSITORY / "build" / f"upstream-{source.name}-{zlib.crc32(os.fsencode(source)):08x}"
     off = [f"-DMLX_BUILD_{part}=OFF" for part in ("TESTS", "EXAMPLES", "BENCHMARKS", "GGUF", "PYTHON_BINDINGS")]
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DUSE_SYSTEM_FMT=ON", *off]
     json = os.environ.get("MLX_JSON_SRC")  # a folder with single_include/nlohmann, to build without a network

@@ -3,6 +3,7 @@
 Nothing here may import `mlx.core`: some tests are about which of the two is loaded first.
 """
 
+import importlib.util
 import pathlib
 import signal
 import subprocess
@@ -39,6 +40,16 @@ def library_file():
 def lib(library_file):
     """The loaded library."""
     return shim.load()
+
+
+@pytest.fixture(scope="session")
+def build():
+    """The build script, as a module."""
+    spec = importlib.util.spec_from_file_location("shim_build", REPOSITORY / "shim" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

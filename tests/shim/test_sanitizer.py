@@ -1,6 +1,5 @@
 """The shim and its C test under AddressSanitizer, compiled for this test alone (half a minute)."""
 
-import importlib.util
 import os
 import pathlib
 import shlex
@@ -12,16 +11,6 @@ import pytest
 
 HERE = pathlib.Path(__file__).parent
 REPOSITORY = HERE.parents[1]
-
-
-@pytest.fixture(scope="module")
-def build():
-    """The build script, as a module."""
-    spec = importlib.util.spec_from_file_location("shim_build", REPOSITORY / "shim" / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="AddressSanitizer is set up for Linux here")
