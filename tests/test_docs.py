@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import worked_example
 
-import mlxr
 from mlxr.core.dtype import ALL_DTYPES, promote_types
 from mlxr.ops import declare
 
@@ -69,11 +68,7 @@ def test_worked_example_fits_the_sources():
     texts = {}
     for file, place, piece in worked_example.edits():
         assert Path(file).name in page, file
-        source = texts.setdefault(file, (ROOT / file).read_text())
-        texts[file] = worked_example.edited(source, place, piece)
-    names = set(ast.literal_eval(re.search(r"^__all__ = (\[.*?\])", texts["mlxr/ops/elementwise.py"], re.S | re.M)[1]))
-    assert worked_example.NAME in names
-    assert not hasattr(mlxr, worked_example.NAME), "the example shows what is not there"
+        texts[file] = worked_example.edited(file, texts.get(file) or (ROOT / file).read_text(), place, piece)
     declared = next(node.value for node in ast.parse(texts["mlxr/ops/elementwise.py"]).body
                     if isinstance(node, ast.AnnAssign) and node.target.id == worked_example.NAME)
     inspect.signature(declare.unary).bind(*declared.args, **{k.arg: k.value for k in declared.keywords})

@@ -22,11 +22,12 @@ PLACES = (
     ("mlxr/cpu/kernels/elementwise.pyx", "    else:\n        return predicate_real[double](op, x, out_, n)\n"),
     ("mlxr/backends/cpu.pyx", '    "abs": kernels.ABS,'),
     ("mlxr/ops/elementwise.py", "\n# ------------------------------------------------------------------ rounding\n"),
+    ("mlxr/nn/layers/activations.py", "    return x / (mx.abs(x) + 1)\n"),
     ("tests/numerics/functions.h", "#undef UNARY\n"),
 )
+REPLACED = "mlxr/nn/layers/activations.py"  # here the piece takes the place of the text
 # The lists that the page's text names: the file, the text in front of which an entry goes, the entry.
 LISTS = (
-    ("mlxr/ops/elementwise.py", '"sqrt", "square",', f'"{NAME}", '),
     ("tests/numerics/ulp.c", "DO(add) DO(subtract)", f"DO({NAME}) "),
     ("tests/numerics/measure.py", '"softplus",\n)', f'"{NAME}", '),
 )
@@ -46,17 +47,16 @@ def edits() -> list[tuple[str, str | None, str]]:
     return [*((file, place, piece if place else "\n\n" + piece) for (file, place), piece in code), *LISTS]
 
 
-def edited(text: str, place: str | None, piece: str) -> str:
+def edited(file: str, text: str, place: str | None, piece: str) -> str:
     """Return a file's text with a piece at its place, which must be there once."""
     if place is None:
         return text + piece
-    before, found, after = text.partition(place)
-    if not found or place in after:
-        raise ValueError(f"{textwrap.shorten(place, 60)!r} is there {text.count(place)} times")
-    return before + piece + place + after
+    if text.count(place) != 1:
+        raise ValueError(f"{file}: {textwrap.shorten(place, 60)!r} is there {text.count(place)} times")
+    return text.replace(place, piece if file == REPLACED else piece + place)
 
 
 if __name__ == "__main__":
     for file, place, piece in edits():
         path = pathlib.Path(sys.argv[1], file)
-        path.write_text(edited(path.read_text(), place, piece))
+        path.write_text(edited(file, path.read_text(), place, piece))
