@@ -24,19 +24,24 @@ PLACES = (
     ("mlxr/ops/elementwise.py", "\n# ------------------------------------------------------------------ rounding\n"),
     ("mlxr/nn/layers/activations.py", "    return x / (mx.abs(x) + 1)\n"),
     ("tests/numerics/functions.h", "#undef UNARY\n"),
+    ("mlxr/backends/upstream.pyx", "\n\nCOMPOSED = {\n"),
+    ("metal/kernels/elementwise.metal", "    case LOGICAL_NOT: return float(x == 0.0f);"),
 )
 REPLACED = "mlxr/nn/layers/activations.py"  # here the piece takes the place of the text
 # The lists that the page's text names: the file, the text in front of which an entry goes, the entry.
 LISTS = (
     ("tests/numerics/ulp.c", "DO(add) DO(subtract)", f"DO({NAME}) "),
     ("tests/numerics/measure.py", '"softplus",\n)', f'"{NAME}", '),
+    ("mlxr/backends/upstream.pyx", '"softplus": _softplus,', f'"{NAME}": _{NAME}, '),
+    ("mlxr/backends/metal/elementwise.py", '"logical_not", "isnan", "isinf", "isfinite",', f'"{NAME}", '),
+    ("metal/kernels/elementwise.metal", "LOGICAL_NOT, ISNAN, ISINF, ISFINITE,\n", f"{NAME.upper()}, "),
 )
 
 
 def pieces() -> list[str]:
     """Return the pieces of code of the worked example, without the page's indentation."""
     section = PAGE.read_text().split("\n## Adding an elementwise op", 1)[1].split("\n## ", 1)[0]
-    found = re.findall(r"^   ```\w+\n(.*?)^   ```$", section, re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^   ```\S+\n(.*?)^   ```$", section, re.DOTALL | re.MULTILINE)
     # Three columns are the list's; what is further in belongs to the code.
     return [re.sub(r"^   ", "", piece, flags=re.MULTILINE) for piece in found]
 
@@ -44,7 +49,8 @@ def pieces() -> list[str]:
 def edits() -> list[tuple[str, str | None, str]]:
     """Return every edit: the file, the text in front of which it goes (None: the end), and what goes there."""
     code = zip(PLACES, pieces(), strict=True)
-    return [*((file, place, piece if place else "\n\n" + piece) for (file, place), piece in code), *LISTS]
+    # Functions stand apart.
+    return [*((*place, "\n\n" * ("def " in piece) + piece) for place, piece in code), *LISTS]
 
 
 def edited(file: str, text: str, place: str | None, piece: str) -> str:
