@@ -18,6 +18,7 @@ cdef class CpuBackend(Backend):
     cdef const ElementwiseTable *elementwise
 
     cdef int give_storage(self, Tensor out) except -1
+    cdef int strided_binary(self, int code, int compute, Tensor x, Tensor y, Tensor out) noexcept
     cdef int bind(self, str primitive, Handler handler) except -1
     cdef const void *table(self, str family) except NULL
     cdef int copy(self, const ArrayRef *source, const ArrayRef *target) except -1

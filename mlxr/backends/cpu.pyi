@@ -1,9 +1,12 @@
+from typing import final
+
 from mlxr.backends.base import Backend
 from mlxr.core.device import Device
 
 UNARY_CODES: dict[str, int]
 BINARY_CODES: dict[str, int]
 
+@final
 class CpuBackend(Backend):
     @property
     def isa(self) -> str: ...

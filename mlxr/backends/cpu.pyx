@@ -5,6 +5,7 @@ This module holds the backend and the elementwise family; each module in ``mlxr/
 handlers when the registry loads it. Knows storages, layouts and kernels; must not know about ops, the tape or public
 functions.
 """
+cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.string cimport memcpy
 
@@ -82,6 +83,7 @@ cdef int check_status(int status, Primitive p, tuple inputs) except -1:
     )
 
 
+@cython.final
 cdef class CpuBackend(Backend):
     """mlxr's own kernels on host memory.
 
@@ -140,7 +142,7 @@ cdef class CpuBackend(Backend):
     # ------------------------------------------------------------------ memory
 
     cdef int give_storage(self, Tensor out) except -1:
-        attach(out, host_storage(out.ref.size * ITEMSIZES[out.ref.dtype], out.device_))
+        attach(out, host_storage(out.ref.size * ITEMSIZES[out.ref.dtype]))
         return 0
 
     def allocate(self, Tensor out not None):
@@ -210,29 +212,30 @@ cdef class CpuBackend(Backend):
         return check_status(status, p, (x,)) if status else 0
 
     cdef int binary(self, Primitive p, int compute, Tensor x, Tensor y, Tensor out) except -1:
-        cdef int code = self.elementwise_code[p.index], status, threads = self.threads
-        cdef Py_ssize_t x_strides[MAX_NDIM]
-        cdef Py_ssize_t y_strides[MAX_NDIM]
-        cdef ArrayRef a, b
-        cdef kernels.BinaryLoop loop
-        cdef bint same = x.ref.size == out.ref.size and y.ref.size == out.ref.size
+        cdef int code = self.elementwise_code[p.index], status
+        cdef kernels.BinaryLoop loop = self.elementwise.binary_contig[compute]
         if code < 0:
             return self.missing(p, (x, y))
         self.give_storage(out)
-        if same and out.ref.size <= GIL_WORK and x.ref.dtype == compute and y.ref.dtype == compute \
-                and x.ref.contiguous and y.ref.contiguous:
-            loop = self.elementwise.binary_contig[compute]
-            if loop != NULL:
-                status = loop(code, x.ref.data, y.ref.data, out.ref.data, out.ref.size)
-                return check_status(status, p, (x, y)) if status else 0
+        if loop != NULL and x.ref.dtype == compute and y.ref.dtype == compute and x.ref.contiguous \
+                and y.ref.contiguous and x.ref.size == out.ref.size and y.ref.size == out.ref.size <= GIL_WORK:
+            status = loop(code, x.ref.data, y.ref.data, out.ref.data, out.ref.size)
+        else:
+            status = self.strided_binary(code, compute, x, y, out)
+        return check_status(status, p, (x, y)) if status else 0
+
+    cdef int strided_binary(self, int code, int compute, Tensor x, Tensor y, Tensor out) noexcept:
+        cdef Py_ssize_t x_strides[MAX_NDIM]
+        cdef Py_ssize_t y_strides[MAX_NDIM]
+        cdef ArrayRef a, b
+        cdef int status, threads = self.threads
         broadcast_ref(x, &out.ref, &a, x_strides)
         broadcast_ref(y, &out.ref, &b, y_strides)
         if out.ref.size <= GIL_WORK:
-            status = self.elementwise.binary(code, compute, &a, &b, &out.ref, 1)
-        else:
-            with nogil:
-                status = self.elementwise.binary(code, compute, &a, &b, &out.ref, threads)
-        return check_status(status, p, (x, y)) if status else 0
+            return self.elementwise.binary(code, compute, &a, &b, &out.ref, 1)
+        with nogil:
+            status = self.elementwise.binary(code, compute, &a, &b, &out.ref, threads)
+        return status
 
     cdef int run(self, Primitive p, tuple inputs, tuple outputs, tuple params) except -1:
         cdef Handler handler = self.handlers[p.index] if p.index >= 0 else NULL

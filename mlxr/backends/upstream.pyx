@@ -31,6 +31,7 @@ from mlxr.shim.errors import UpstreamError, error_for
 
 from mlxr.backends.base cimport Backend
 from mlxr.core.device cimport Device
+from mlxr.core.dtype cimport ITEMSIZES
 from mlxr.core.primitive cimport MAX_PRIMITIVES, Primitive
 from mlxr.core.storage cimport foreign_storage
 from mlxr.core.tensor cimport Tensor, attach, finish_view, shape_tuple, strides_tuple
@@ -413,13 +414,13 @@ cdef class UpstreamBackend(Backend):
 
     cdef int give(self, Tensor out, Value value) except -1:
         """Put a tensor fresh from dispatch on a value."""
-        attach(out, foreign_storage(NULL, out.ref.size * out.dtype_.itemsize, out.device_, value, False))
+        attach(out, foreign_storage(NULL, out.ref.size * ITEMSIZES[out.ref.dtype], value, False))
         return 0
 
     cdef Value view(self, Tensor x):
         """Return the value of a tensor: its storage's, or a window on that."""
         cdef Value base = <Value?>x.storage.owner
-        cdef int itemsize = x.dtype_.itemsize
+        cdef int itemsize = ITEMSIZES[x.ref.dtype]
         cdef int64_t count
         if is_whole(x, base):
             return base
@@ -505,9 +506,7 @@ cdef class UpstreamBackend(Backend):
         if not what.address or any(step < 0 for step in what.strides):
             return False
         reach = sum((n - 1) * step for n, step in zip(what.shape, what.strides)) + 1
-        storage = foreign_storage(
-            <char *><size_t>what.address, reach * x.dtype_.itemsize, out.device_, array, True
-        )
+        storage = foreign_storage(<char *><size_t>what.address, reach * ITEMSIZES[x.ref.dtype], array, True)
         out.storage = storage
         out.offset = 0
         for axis in range(out.ref.ndim):
@@ -613,7 +612,7 @@ cdef class UpstreamBackend(Backend):
         cdef Tensor x
         raise UnsupportedOpError(
             f"[{p.name}] upstream MLX, through the shim, has no such operation", op=p.name, backend=self.name,
-            dtypes=tuple([x.dtype_ for x in inputs]),
+            dtypes=tuple([x.dtype for x in inputs]),
         )
 
     def supports(self, Primitive primitive not None, dtypes):

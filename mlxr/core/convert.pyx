@@ -208,10 +208,10 @@ cdef int scalar_dtype(object value) except -1:
 
 cdef Tensor scalar_of_dtype(object value, int dtype, Device device):
     """Return a 0-dimensional tensor."""
-    cdef Tensor x = new_tensor(dtype_of(dtype), device, 0, NULL)
+    cdef Tensor x = new_tensor(dtype, device, 0, NULL)
     cdef char element[16]
     if (<Backend>device.require_backend()).host:
-        attach(x, host_storage(ITEMSIZES[dtype], device))
+        attach(x, host_storage(ITEMSIZES[dtype]))
         store_scalar(x.ref.data, dtype, value)
     else:
         store_scalar(element, dtype, value)

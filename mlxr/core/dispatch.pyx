@@ -8,24 +8,27 @@ few tens of nanoseconds; everything else goes through :func:`apply`.
 
 Must not know about particular ops or kernels.
 """
+from cpython.object cimport PyObject, PyTypeObject
+
 from mlxr.core.abi cimport FLOAT16, GIL_WORK, MAX_NDIM
 from mlxr.core.convert cimport scalar_like, scalar_tensor
 from mlxr.core.device cimport Device, check_stream
-from mlxr.core.dtype cimport dtype_of
+from mlxr.core.function cimport Function, PyVectorcall_NARGS, call_general, make_function
 from mlxr.core.primitive cimport Primitive
 from mlxr.core.tape cimport record
 from mlxr.core.tensor cimport (
-    Tensor, bindings, describe_shape, new_alias, new_tensor, new_tensor_from_tuple, shape_tuple
+    Tensor, bindings, describe_shape, new_alias, new_like, new_tensor, new_tensor_from_tuple, shape_tuple
 )
 from mlxr.backends.base cimport Backend
 
 from mlxr.errors import ArgumentTypeError, DeviceMismatchError, DtypeError, ShapeError
 
 
-cdef inline Backend _backend(Device device):
-    if device.backend is None:
-        device.require_backend()
-    return <Backend>device.backend
+cdef inline PyObject *_backend(Tensor x) except NULL:
+    """The backend of x's device, borrowed."""
+    if x.device_.backend is None:
+        x.device_.require_backend()
+    return <PyObject *>x.device_.backend
 
 
 cdef inline bint _is_scalar(object value):
@@ -72,17 +75,21 @@ cdef inline bint _same_shape(Tensor x, Tensor y) noexcept:
 
 cdef Tensor unary(Primitive p, object a, object stream):
     """Apply an elementwise primitive of one operand."""
-    cdef Tensor x = <Tensor>a if type(a) is Tensor else as_tensor(a, p.name)
+    return _unary(p, <Tensor>a if type(a) is Tensor else as_tensor(a, p.name), stream)
+
+
+cdef Tensor _unary(Primitive p, Tensor x, object stream):
     cdef int lane = p.compute[x.ref.dtype][x.ref.dtype]
     cdef Tensor out
     if lane < 0:
         _refuse(p, (x,))
     if stream is not None:
         check_stream(stream, x.device_, p.name)
-    if x.ref.size > GIL_WORK:
-        x = new_alias(x)
-    out = new_tensor(dtype_of(p.result[lane]), x.device_, x.ref.ndim, x.ref.shape)
-    _backend(x.device_).unary(p, lane, x, out)
+    out = new_like(p.result[lane], x)
+    if out.ref.size <= GIL_WORK:
+        (<Backend>_backend(x)).unary(p, lane, x, out)
+    else:
+        (<Backend>_backend(x)).unary(p, lane, new_alias(x), out)
     if x.node is not None:
         record(p, (x,), (out,), ())
     return out
@@ -90,43 +97,38 @@ cdef Tensor unary(Primitive p, object a, object stream):
 
 cdef Tensor binary(Primitive p, object a, object b, object stream):
     """Apply an elementwise primitive of two operands, with broadcasting, promotion and weak Python scalars."""
-    cdef Tensor x, y, out
-    cdef int lane
+    cdef Tensor x, y
+    if type(a) is Tensor and type(b) is Tensor:
+        return _binary(p, <Tensor>a, <Tensor>b, stream)
     if type(a) is Tensor:
-        x = <Tensor>a
-        if type(b) is Tensor:
-            y = <Tensor>b
-        elif _is_scalar(b):
-            y = scalar_like(b, x)
-        else:
-            y = as_tensor(b, p.name)
-    else:
-        if type(b) is Tensor and _is_scalar(a):
-            y = <Tensor>b
-            x = scalar_like(a, y)
-        else:
-            x = as_tensor(a, p.name)
-            y = scalar_like(b, x) if _is_scalar(b) and not _is_scalar(a) else as_tensor(b, p.name)
+        return _binary(p, <Tensor>a, scalar_like(b, <Tensor>a) if _is_scalar(b) else as_tensor(b, p.name), stream)
+    if type(b) is Tensor:
+        return _binary(p, scalar_like(a, <Tensor>b) if _is_scalar(a) else as_tensor(a, p.name), <Tensor>b, stream)
+    x = as_tensor(a, p.name)
+    y = scalar_like(b, x) if _is_scalar(b) and not _is_scalar(a) else as_tensor(b, p.name)
+    return _binary(p, x, y, stream)
+
+
+cdef Tensor _binary(Primitive p, Tensor x, Tensor y, object stream):
+    cdef int lane = p.compute[x.ref.dtype][y.ref.dtype]
+    cdef Tensor out
     if x.device_ is not y.device_:
         _refuse_devices(p.name, (x, y))
     if stream is not None:
         check_stream(stream, x.device_, p.name)
-    lane = p.compute[x.ref.dtype][y.ref.dtype]
     if lane < 0:
         _refuse(p, (x, y))
-    if _same_shape(x, y):
-        out = new_tensor(dtype_of(p.result[lane]), x.device_, x.ref.ndim, x.ref.shape)
+    out = new_like(p.result[lane], x) if _same_shape(x, y) else _new_broadcast(p.result[lane], p.name, x, y)
+    if out.ref.size <= GIL_WORK:
+        (<Backend>_backend(x)).binary(p, lane, x, y, out)
     else:
-        out = _new_broadcast(dtype_of(p.result[lane]), p.name, x, y)
-    if out.ref.size > GIL_WORK:
-        x, y = new_alias(x), new_alias(y)
-    _backend(x.device_).binary(p, lane, x, y, out)
+        (<Backend>_backend(x)).binary(p, lane, new_alias(x), new_alias(y), out)
     if x.node is not None or y.node is not None:
         record(p, (x, y), (out,), ())
     return out
 
 
-cdef Tensor _new_broadcast(object dtype, object op, Tensor x, Tensor y):
+cdef Tensor _new_broadcast(int dtype, object op, Tensor x, Tensor y):
     """Return a tensor without storage of the shape that x and y broadcast to."""
     cdef Py_ssize_t shape[MAX_NDIM]
     cdef int ndim = max(x.ref.ndim, y.ref.ndim), axis, i, j
@@ -201,9 +203,9 @@ cpdef Tensor product(Primitive p, object a, object b, object stream):
         return None
     if stream is not None:
         check_stream(stream, x.device_, p.name)
-    out = new_tensor(x.dtype_, x.device_, ndim, shape)
+    out = new_tensor(x.ref.dtype, x.device_, ndim, shape)
     inputs = (new_alias(x), new_alias(y))
-    _backend(x.device_).run(p, inputs, (out,), ())
+    (<Backend>_backend(x)).run(p, inputs, (out,), ())
     if x.node is not None or y.node is not None:
         record(p, inputs, (out,), ())
     return out
@@ -240,12 +242,12 @@ cpdef apply(Primitive p, tuple inputs, tuple params=(), object stream=None):
     inferred = p.infer(inputs, params)
     if type(inferred[0]) is tuple and inferred and len(inferred[0]) == 2 and type(inferred[0][0]) is tuple:
         outputs = tuple([new_tensor_from_tuple(dtype, device, shape) for shape, dtype in inferred])
-        _backend(device).run(p, inputs, outputs, params)
+        (<Backend>_backend(x)).run(p, inputs, outputs, params)
         record(p, inputs, outputs, params)
         return outputs
     shape, dtype = inferred
     outputs = (new_tensor_from_tuple(dtype, device, shape),)
-    _backend(device).run(p, inputs, outputs, params)
+    (<Backend>_backend(x)).run(p, inputs, outputs, params)
     record(p, inputs, outputs, params)
     return outputs[0]
 
@@ -253,11 +255,36 @@ cpdef apply(Primitive p, tuple inputs, tuple params=(), object stream=None):
 cpdef create(Primitive p, Device device, tuple shape, dtype, tuple params=(), tuple inputs=()):
     """Execute a primitive whose result's shape and dtype do not follow from its operands, such as arange."""
     cdef Tensor out = new_tensor_from_tuple(dtype, device, shape)
-    _backend(device).run(p, inputs, (out,), params)
+    (<Backend>_backend(out)).run(p, inputs, (out,), params)
     return out
 
 
 # ------------------------------------------------------------------ callables for ops
+
+# A Function's C side takes the call with as many positional tensors as there are operands, and nothing else. References
+# stay borrowed on the way, which a cast to `object` would not leave them.
+ctypedef PyObject *(*Unary)(PyObject *p, PyObject *x, PyObject *stream) noexcept
+ctypedef PyObject *(*Binary)(PyObject *p, PyObject *x, PyObject *y, PyObject *stream) noexcept
+
+cdef Unary _unary_borrowed = <Unary>_unary
+cdef Binary _binary_borrowed = <Binary>_binary
+
+
+cdef inline bint _is_tensor(PyObject *value) noexcept:
+    return value.ob_type == <PyTypeObject *>Tensor
+
+
+cdef PyObject *_call_unary(PyObject *function, PyObject *const *args, size_t flagged, PyObject *names) noexcept:
+    if names == NULL and PyVectorcall_NARGS(flagged) == 1 and _is_tensor(args[0]):
+        return _unary_borrowed(<PyObject *>(<Function>function).context, args[0], <PyObject *>None)
+    return call_general(function, args, flagged, names)
+
+
+cdef PyObject *_call_binary(PyObject *function, PyObject *const *args, size_t flagged, PyObject *names) noexcept:
+    if names == NULL and PyVectorcall_NARGS(flagged) == 2 and _is_tensor(args[0]) and _is_tensor(args[1]):
+        return _binary_borrowed(<PyObject *>(<Function>function).context, args[0], args[1], <PyObject *>None)
+    return call_general(function, args, flagged, names)
+
 
 def unary_function(Primitive p not None, str name, str doc):
     """Return the public function of an elementwise primitive of one operand."""
@@ -265,7 +292,7 @@ def unary_function(Primitive p not None, str name, str doc):
     def function(a, /, *, stream=None):
         return unary(p, a, stream)
 
-    return _dress(function, name, doc)
+    return make_function(_call_unary, _dress(function, name, doc), p)
 
 
 def binary_function(Primitive p not None, str name, str doc):
@@ -274,7 +301,7 @@ def binary_function(Primitive p not None, str name, str doc):
     def function(a, b, stream=None):
         return binary(p, a, b, stream)
 
-    return _dress(function, name, doc)
+    return make_function(_call_binary, _dress(function, name, doc), p)
 
 
 cdef object _dress(object function, str name, str doc):

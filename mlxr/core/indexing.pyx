@@ -6,6 +6,7 @@
 from cpython.object cimport PyObject
 from cpython.slice cimport PySlice_Check
 
+from mlxr.core.dtype cimport ITEMSIZES
 from mlxr.core.layout cimport sliced_view
 from mlxr.core.tape cimport is_traced
 from mlxr.core.tensor cimport Tensor, finish_view, new_view, overwrite
@@ -83,13 +84,13 @@ cdef Tensor basic_view(Tensor x, index):
             if k < -n or k >= n:
                 raise BoundsError(f"index {k} is out of bounds for axis {axis} with size {n}", index=k, axis=axis,
                                   size=n)
-            view.offset += (k + n if k < 0 else k) * x.ref.strides[axis] * x.dtype_.itemsize
+            view.offset += (k + n if k < 0 else k) * x.ref.strides[axis] * ITEMSIZES[x.ref.dtype]
             axis += 1
         else:
             start, count, step = resolve_slice(item, x.ref.shape[axis])
             view.ref.shape[out] = count
             view.ref.strides[out] = x.ref.strides[axis] * step
-            view.offset += start * x.ref.strides[axis] * x.dtype_.itemsize
+            view.offset += start * x.ref.strides[axis] * ITEMSIZES[x.ref.dtype]
             axis += 1
             out += 1
     while axis < x.ref.ndim:

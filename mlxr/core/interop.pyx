@@ -16,7 +16,7 @@ import numpy as np
 
 from mlxr.core.abi cimport DTypeCode
 from mlxr.core.device cimport Device, as_device, current_device
-from mlxr.core.dtype cimport Dtype, as_dtype
+from mlxr.core.dtype cimport ITEMSIZES, Dtype, as_dtype
 from mlxr.core.storage cimport count_copy, foreign_storage
 from mlxr.core.tensor cimport Tensor, bindings, finish_view, new_alias, new_tensor_from_tuple, shape_tuple
 from mlxr.backends.base cimport Backend
@@ -56,7 +56,7 @@ cdef Tensor _share_numpy(object array, Dtype dtype, Device device):
             else:
                 high += (extent - 1) * step
     # The storage starts at the lowest address that the view touches.
-    x.storage = foreign_storage(<char *>address + low, high - low + itemsize if x.ref.size else 0, device, array, True)
+    x.storage = foreign_storage(<char *>address + low, high - low + itemsize if x.ref.size else 0, array, True)
     x.offset = -low
     finish_view(x)
     return x
@@ -266,7 +266,7 @@ cdef Tensor _from_dlpack(object source, Device device):
                 high += (extent - 1) * step
     x.storage = foreign_storage(
         <char *>d.data + d.byte_offset + low * dtype.itemsize,
-        (high - low + 1) * dtype.itemsize if x.ref.size else 0, device, owner, readonly,
+        (high - low + 1) * dtype.itemsize if x.ref.size else 0, owner, readonly,
     )
     x.offset = -low * dtype.itemsize
     finish_view(x)
@@ -301,7 +301,7 @@ cdef void _drop_versioned(object capsule) noexcept:
 
 cdef void _describe(Tensor x, DLTensor *d, int64_t *dims):
     cdef int axis
-    code, bits = _DL_TYPES[x.dtype_]
+    code, bits = _DL_TYPES[x.dtype]
     d.data = x.ref.data
     d.device.device_type = DL_CPU
     d.device.device_id = 0
@@ -375,10 +375,10 @@ def asarray(value, dtype=None, copy=None, device=None):
         x = <Tensor>value
         if device is not None and as_device(device) is not x.device_:
             return bindings.methods["to_device"](x, as_device(device))
-        if dtype is not None and as_dtype(dtype) is not x.dtype_:
+        if dtype is not None and as_dtype(dtype) is not x.dtype:
             if copy is False:
                 raise InvalidValueError(
-                    f"{x.dtype_.name} cannot become {dtype.name} without a copy", dtype=dtype, op="asarray"
+                    f"{x.dtype.name} cannot become {dtype.name} without a copy", dtype=dtype, op="asarray"
                 )
             return bindings.methods["astype"](x, dtype)
         return bindings.methods["copy"](x) if copy else x
@@ -406,7 +406,7 @@ def asarray(value, dtype=None, copy=None, device=None):
     if hasattr(value, "__dlpack__") and (<Backend>target.require_backend()).host:
         x = _from_dlpack(value, target)
         # 64-bit floats become 32-bit ones, as from NumPy.
-        if dtype is None and x.dtype_.code == DTypeCode.FLOAT64:
+        if dtype is None and x.ref.dtype == DTypeCode.FLOAT64:
             dtype = _NATIVE["float32"]
         return asarray(x, dtype, copy, device)
     if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
@@ -474,7 +474,7 @@ def from_memory(source, Py_ssize_t offset, tuple shape, dtype, owner=None):
         (<Backend>device.require_backend()).allocate(x)
         return x
     x.storage = foreign_storage(
-        <char *>&bytes_[0], bytes_.shape[0], device, source if owner is None else (source, owner), True
+        <char *>&bytes_[0], bytes_.shape[0], source if owner is None else (source, owner), True
     )
     x.offset = offset
     finish_view(x)
@@ -489,9 +489,9 @@ def to_numpy(Tensor x not None, dtype=None, copy=None):
     Shares the memory unless `dtype` differs, `copy` is True, or NumPy has no such dtype (bfloat16 becomes float32).
     """
     bindings.methods["wait"](x)
-    if x.dtype_.code == DTypeCode.BFLOAT16:
+    if x.ref.dtype == DTypeCode.BFLOAT16:
         if copy is False:
-            raise ExportError("bfloat16 has no NumPy dtype: it cannot be shared", dtype=x.dtype_)
+            raise ExportError("bfloat16 has no NumPy dtype: it cannot be shared", dtype=x.dtype)
         x = bindings.methods["astype"](x, _NATIVE["float32"])
         copy = None
     if x.ref.data != NULL:
@@ -499,7 +499,7 @@ def to_numpy(Tensor x not None, dtype=None, copy=None):
         if x.ref.ndim == 0:
             array = array.reshape(())
     else:
-        host = new_tensor_from_tuple(x.dtype_, as_device("cpu"), shape_tuple(x))
+        host = new_tensor_from_tuple(x.dtype, as_device("cpu"), shape_tuple(x))
         if not (<Backend>x.device_.require_backend()).lend(x, host):
             if copy is False:
                 raise ExportError(
@@ -509,7 +509,7 @@ def to_numpy(Tensor x not None, dtype=None, copy=None):
         return to_numpy(host, dtype, copy)
     if dtype is not None and np.dtype(dtype) != array.dtype:
         if copy is False:
-            raise ExportError(f"{x.dtype_.name} cannot become NumPy's {np.dtype(dtype)} without a copy", dtype=x.dtype_)
+            raise ExportError(f"{x.dtype.name} cannot become NumPy's {np.dtype(dtype)} without a copy", dtype=x.dtype)
         count_copy(x.nbytes)
         return array.astype(dtype)
     if copy:
@@ -520,14 +520,14 @@ def to_numpy(Tensor x not None, dtype=None, copy=None):
 
 def array_interface(Tensor x not None):
     """Return NumPy's array interface of `x`."""
-    if x.dtype_.code == DTypeCode.BFLOAT16 or x.ref.data == NULL:
+    if x.ref.dtype == DTypeCode.BFLOAT16 or x.ref.data == NULL:
         raise AttributeError("__array_interface__")
     bindings.methods["wait"](x)
     return {
         "version": 3,
         "shape": x.shape,
-        "strides": tuple([step * x.dtype_.itemsize for step in x.strides]),
-        "typestr": np.dtype(x.dtype_.name).str,
+        "strides": tuple([step * ITEMSIZES[x.ref.dtype] for step in x.strides]),
+        "typestr": np.dtype(x.dtype.name).str,
         "data": (x.data_ptr, bool(x.storage.readonly)),
     }
 
@@ -539,7 +539,7 @@ def wait(Tensor x not None):
 
 def reduce_for_pickle(Tensor x not None):
     """Return what pickle stores: the elements' bytes, shape and dtype."""
-    return _unpickle, (bindings.methods["row_major_bytes"](x), shape_tuple(x), x.dtype_)
+    return _unpickle, (bindings.methods["row_major_bytes"](x), shape_tuple(x), x.dtype)
 
 
 def _unpickle(data, shape, dtype):
@@ -564,7 +564,7 @@ def to_device(Tensor x not None, device):
     cdef Tensor out
     if target is x.device_:
         return x
-    out = new_tensor_from_tuple(x.dtype_, target, shape_tuple(x))
+    out = new_tensor_from_tuple(x.dtype, target, shape_tuple(x))
     if (<Backend>target.require_backend()).share(x, out):
         return out
     if (<Backend>target.backend).host and (<Backend>x.device_.require_backend()).lend(x, out):

@@ -4,7 +4,7 @@
 The functions here make unrecorded views; ``mlxr.ops.layout`` declares the ops around them. Must not know about kernels.
 """
 from mlxr.core.abi cimport MAX_NDIM
-from mlxr.core.dtype cimport Dtype, as_dtype
+from mlxr.core.dtype cimport ITEMSIZES, Dtype, as_dtype
 from mlxr.core.primitive cimport Primitive
 from mlxr.core.tape cimport record
 from mlxr.core.tensor cimport (
@@ -21,7 +21,7 @@ cdef Tensor strided_view(Tensor x, tuple shape, tuple strides, Py_ssize_t offset
     for axis in range(view.ref.ndim):
         view.ref.shape[axis] = shape[axis]
         view.ref.strides[axis] = strides[axis]
-    view.offset = x.offset + offset * x.dtype_.itemsize
+    view.offset = x.offset + offset * ITEMSIZES[x.ref.dtype]
     finish_view(view)
     return view
 
@@ -37,7 +37,7 @@ cdef Tensor sliced_view(Tensor x, tuple starts, tuple shape, tuple steps):
         view.ref.strides[axis] = x.ref.strides[axis] * step
         if view.ref.shape[axis] > 0:
             offset += <Py_ssize_t>starts[axis] * x.ref.strides[axis]
-    view.offset = x.offset + offset * x.dtype_.itemsize
+    view.offset = x.offset + offset * ITEMSIZES[x.ref.dtype]
     finish_view(view)
     return view
 
@@ -348,7 +348,7 @@ def reinterpret(Primitive p not None, Tensor x not None, dtype):
     """Return the bytes of `x` as another dtype; the last axis scales with the item sizes. Recorded as `p`."""
     cdef Dtype target = as_dtype(dtype)
     cdef int ndim = x.ref.ndim, axis
-    cdef Py_ssize_t have = x.dtype_.itemsize, want = target.itemsize
+    cdef Py_ssize_t have = ITEMSIZES[x.ref.dtype], want = target.itemsize
     cdef Tensor view = new_view(x, ndim)
     for axis in range(ndim):
         view.ref.shape[axis] = x.ref.shape[axis]
@@ -356,18 +356,17 @@ def reinterpret(Primitive p not None, Tensor x not None, dtype):
     if have != want:
         if ndim == 0:
             raise ShapeError(
-                f"[view] changing the size of {x.dtype_.name} to {target.name} needs at least one axis", op="view",
+                f"[view] changing the size of {x.dtype.name} to {target.name} needs at least one axis", op="view",
                 shapes=((),),
             )
         if x.ref.shape[ndim - 1] * have % want:
             raise ShapeError(
-                f"[view] the last axis of {describe_shape(x)} {x.dtype_.name} does not divide into {target.name}",
+                f"[view] the last axis of {describe_shape(x)} {x.dtype.name} does not divide into {target.name}",
                 op="view", shapes=(shape_tuple(x),),
             )
         view.ref.shape[ndim - 1] = x.ref.shape[ndim - 1] * have // want
         for axis in range(ndim - 1):
             view.ref.strides[axis] = x.ref.strides[axis] * have // want
-    view.dtype_ = target
     view.ref.dtype = target.code
     finish_view(view)
     if x.node is not None:

@@ -2,21 +2,17 @@
 """Storage and the host allocator: see storage.pyx."""
 from libc.stdint cimport int64_t
 
-from mlxr.core.device cimport Device
-
 
 cdef class Storage:
     cdef char *data             # NULL for storages whose memory the host cannot see
     cdef size_t nbytes
-    cdef Device device
     cdef object owner           # keeps foreign memory (NumPy, mmap, DLPack, a handle) alive; None for own blocks
     cdef bint block             # data is a block of the host allocator
     cdef bint readonly          # never written: copied before the first write
-    cdef object __weakref__
 
 # Bytes that crossed between storages without the user asking for a new array.
 cdef int64_t copied_bytes
 
-cdef Storage host_storage(size_t nbytes, Device device)
-cdef Storage foreign_storage(char *data, size_t nbytes, Device device, object owner, bint readonly)
+cdef Storage host_storage(size_t nbytes)
+cdef Storage foreign_storage(char *data, size_t nbytes, object owner, bint readonly)
 cdef void count_copy(size_t nbytes) noexcept

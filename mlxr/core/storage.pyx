@@ -12,14 +12,13 @@ reads when it shares the memory.
 Must not know about dtypes, tensors or kernels. All functions run with the GIL held.
 """
 cimport cython
+from cpython.object cimport PyObject, PyTypeObject, destructor
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
 
 import os
 
 from mlxr.errors import InvalidValueError, OutOfMemoryError
-
-from mlxr.core.device cimport Device
 
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void **memptr, size_t alignment, size_t size)
@@ -169,27 +168,35 @@ cdef void _release(char *data) noexcept:
 cdef class Storage:
     """A reference-counted run of bytes on one device (internal; tensors share storages)."""
 
-    def __dealloc__(self):
-        if self.block:
-            _release(self.data)
+
+# What Cython makes of a `__dealloc__` method saves and restores the pending exception around it, which takes longer
+# than to release a block. So the type's destructor is wrapped here.
+cdef destructor _dealloc_fields = (<PyTypeObject *>Storage).tp_dealloc
 
 
-cdef Storage host_storage(size_t nbytes, Device device):
+cdef void _dealloc(PyObject *storage) noexcept:
+    if (<Storage>storage).block:
+        _release((<Storage>storage).data)
+    _dealloc_fields(storage)
+
+
+(<PyTypeObject *>Storage).tp_dealloc = _dealloc
+
+
+cdef Storage host_storage(size_t nbytes):
     """Return a new host storage of `nbytes` bytes with undefined content."""
     cdef Storage s = Storage.__new__(Storage)
     s.data = _allocate(nbytes)
     s.block = True
     s.nbytes = nbytes
-    s.device = device
     return s
 
 
-cdef Storage foreign_storage(char *data, size_t nbytes, Device device, object owner, bint readonly):
+cdef Storage foreign_storage(char *data, size_t nbytes, object owner, bint readonly):
     """Return a storage over memory that `owner` keeps alive."""
     cdef Storage s = Storage.__new__(Storage)
     s.data = data
     s.nbytes = nbytes
-    s.device = device
     s.owner = owner
     s.readonly = readonly
     return s

@@ -12,14 +12,15 @@ cdef class Tensor:
     # Bytes from the start of the storage to the element at index (0, 0, ...).
     cdef Py_ssize_t offset
     cdef Storage storage
-    cdef Dtype dtype_
     cdef Device device_
     # Where the tape knows this value: a mlxr.core.tape.Node, or None outside transforms.
     cdef object node
     cdef int output_index
     # Storages whose address was given away without an owner (see __array_interface__): alive as long as the tensor.
     cdef object pinned
+    # Extents and strides: in the object, or above INLINE_NDIM axes in the bytes object `dims`.
     cdef Py_ssize_t inline_dims[2 * INLINE_NDIM]
+    cdef object dims
     cdef object __weakref__
 
 
@@ -35,14 +36,21 @@ cdef class Bindings:
 cdef Bindings bindings
 
 # A tensor with the layout of a fresh row-major array and no storage yet. Raises ShapeError for an impossible shape.
-cdef Tensor new_tensor(Dtype dtype, Device device, int ndim, const Py_ssize_t *shape)
+cdef Tensor new_tensor(int dtype, Device device, int ndim, const Py_ssize_t *shape)
 cdef Tensor new_tensor_from_tuple(Dtype dtype, Device device, tuple shape)
+# The same with the shape and the device of another tensor.
+cdef Tensor new_like(int dtype, Tensor like)
 # A tensor on the storage of x with room for ndim extents; the caller fills shape and strides, then calls finish_view.
 cdef Tensor new_view(Tensor x, int ndim)
 cdef int finish_view(Tensor view) except -1
 # Another tensor object for the same value, marks included: what happens to x later does not concern it.
 cdef Tensor new_alias(Tensor x)
-cdef int attach(Tensor x, Storage storage) except -1
+
+# Put a tensor fresh from new_tensor on its storage.
+cdef inline void attach(Tensor x, Storage storage) noexcept:
+    x.storage = storage
+    x.ref.data = storage.data
+
 cdef tuple shape_tuple(Tensor x)
 cdef tuple strides_tuple(Tensor x)
 cdef int overwrite(Tensor target, Tensor source) except -1

@@ -9,6 +9,7 @@ cimport cython
 from cpython.buffer cimport (
     PyBUF_ANY_CONTIGUOUS, PyBUF_C_CONTIGUOUS, PyBUF_F_CONTIGUOUS, PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
 )
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport Py_EQ, Py_GT, Py_LE, Py_LT, Py_NE
 from cpython.ref cimport Py_INCREF
@@ -19,8 +20,7 @@ from mlxr.errors import ArgumentTypeError, AxisError, ExportError, ShapeError
 
 from mlxr.core.abi cimport ArrayRef, BFLOAT16, INLINE_NDIM, MAX_NDIM
 from mlxr.core.device cimport Device
-from mlxr.core.dtype cimport Dtype
-from mlxr.core.storage cimport Storage
+from mlxr.core.dtype cimport ITEMSIZES, Dtype, dtype_of
 
 cdef extern from *:
     bint __builtin_mul_overflow(Py_ssize_t a, Py_ssize_t b, Py_ssize_t *result) nogil
@@ -71,10 +71,6 @@ cdef class Tensor:
     def __init__(self, val, dtype=None, *, device=None):
         overwrite(self, <Tensor?>bindings.construct(val, dtype, device))
 
-    def __dealloc__(self):
-        if self.ref.shape != NULL and self.ref.shape != self.inline_dims:
-            PyMem_Free(self.ref.shape)
-
     # ------------------------------------------------------------------ facts
 
     @property
@@ -90,7 +86,7 @@ cdef class Tensor:
     @property
     def dtype(self):
         """Dtype: The type of the elements."""
-        return self.dtype_
+        return dtype_of(self.ref.dtype)
 
     @property
     def device(self):
@@ -110,12 +106,12 @@ cdef class Tensor:
     @property
     def itemsize(self):
         """int: Bytes per element."""
-        return self.dtype_.itemsize
+        return ITEMSIZES[self.ref.dtype]
 
     @property
     def nbytes(self):
         """int: Bytes of all elements."""
-        return self.ref.size * self.dtype_.itemsize
+        return self.ref.size * ITEMSIZES[self.ref.dtype]
 
     @property
     def is_contiguous(self):
@@ -184,8 +180,8 @@ cdef class Tensor:
         return int(_scalar(self))
 
     def __index__(self):
-        if self.dtype_.kind not in "iu":
-            raise ArgumentTypeError(f"only an integer array can be an index, got {self.dtype_.name}")
+        if self.dtype.kind not in "iu":
+            raise ArgumentTypeError(f"only an integer array can be an index, got {self.dtype.name}")
         return _scalar(self)
 
     def __float__(self):
@@ -629,21 +625,24 @@ cdef class TensorIterator:
 
 cdef inline int _reserve_dims(Tensor x, int ndim) except -1:
     """Give `x` room for `ndim` extents and strides."""
-    if ndim <= INLINE_NDIM:
-        x.ref.shape = x.inline_dims
-        x.ref.strides = x.inline_dims + INLINE_NDIM
-    elif ndim > MAX_NDIM:
-        raise ShapeError(f"a tensor has at most {MAX_NDIM} axes, got {ndim}", ndim=ndim)
-    else:
-        x.ref.shape = <Py_ssize_t *>PyMem_Malloc(2 * ndim * sizeof(Py_ssize_t))
-        if x.ref.shape == NULL:
-            raise MemoryError()
-        x.ref.strides = x.ref.shape + ndim
     x.ref.ndim = ndim
+    if ndim > INLINE_NDIM:
+        return _reserve_block(x, ndim)
+    x.ref.shape = x.inline_dims
+    x.ref.strides = x.inline_dims + INLINE_NDIM
     return 0
 
 
-cdef Tensor new_tensor(Dtype dtype, Device device, int ndim, const Py_ssize_t *shape):
+cdef int _reserve_block(Tensor x, int ndim) except -1:
+    if ndim > MAX_NDIM:
+        raise ShapeError(f"a tensor has at most {MAX_NDIM} axes, got {ndim}", ndim=ndim)
+    x.dims = PyBytes_FromStringAndSize(NULL, 2 * ndim * sizeof(Py_ssize_t))
+    x.ref.shape = <Py_ssize_t *>PyBytes_AS_STRING(x.dims)
+    x.ref.strides = x.ref.shape + ndim
+    return 0
+
+
+cdef Tensor new_tensor(int dtype, Device device, int ndim, const Py_ssize_t *shape):
     cdef Tensor x = Tensor.__new__(Tensor)
     cdef Py_ssize_t size = 1, extent, nbytes = 0
     cdef int axis
@@ -661,16 +660,36 @@ cdef Tensor new_tensor(Dtype dtype, Device device, int ndim, const Py_ssize_t *s
             overflow = False
         elif size != 0:
             overflow |= __builtin_mul_overflow(size, extent, &size)
-    if overflow or __builtin_mul_overflow(size, dtype.itemsize, &nbytes):
-        raise ShapeError(
-            f"shape {tuple([shape[axis] for axis in range(ndim)])} of {dtype.name} exceeds the address space",
-            shapes=(tuple([shape[axis] for axis in range(ndim)]),),
-        )
+    if overflow or __builtin_mul_overflow(size, ITEMSIZES[dtype], &nbytes):
+        _refuse_size(dtype, ndim, shape)
     x.ref.size = size
     x.ref.contiguous = True
-    x.ref.dtype = dtype.code
-    x.dtype_ = dtype
+    x.ref.dtype = dtype
     x.device_ = device
+    return x
+
+
+cdef int _refuse_size(int dtype, int ndim, const Py_ssize_t *shape) except -1:
+    extents = tuple([shape[axis] for axis in range(ndim)])
+    raise ShapeError(f"shape {extents} of {dtype_of(dtype).name} exceeds the address space", shapes=(extents,))
+
+
+cdef Tensor new_like(int dtype, Tensor like):
+    cdef Tensor x = Tensor.__new__(Tensor)
+    cdef Py_ssize_t step = 1, nbytes = 0
+    cdef int axis
+    _reserve_dims(x, like.ref.ndim)
+    for axis in range(like.ref.ndim - 1, -1, -1):
+        x.ref.shape[axis] = like.ref.shape[axis]
+        x.ref.strides[axis] = step
+        step *= like.ref.shape[axis]
+    # The extents are a tensor's, so only the dtype (and a broadcast view, which takes no memory) can be too much.
+    if __builtin_mul_overflow(like.ref.size, ITEMSIZES[dtype], &nbytes):
+        _refuse_size(dtype, like.ref.ndim, like.ref.shape)
+    x.ref.size = like.ref.size
+    x.ref.contiguous = True
+    x.ref.dtype = dtype
+    x.device_ = like.device_
     return x
 
 
@@ -681,7 +700,7 @@ cdef Tensor new_tensor_from_tuple(Dtype dtype, Device device, tuple shape):
         raise ShapeError(f"a tensor has at most {MAX_NDIM} axes, got {ndim}", ndim=ndim)
     for axis in range(ndim):
         extents[axis] = shape[axis]
-    return new_tensor(dtype, device, <int>ndim, extents)
+    return new_tensor(dtype.code, device, <int>ndim, extents)
 
 
 cdef Tensor new_view(Tensor x, int ndim):
@@ -691,7 +710,6 @@ cdef Tensor new_view(Tensor x, int ndim):
     view.ref.dtype = x.ref.dtype
     view.offset = x.offset
     view.storage = x.storage
-    view.dtype_ = x.dtype_
     view.device_ = x.device_
     return view
 
@@ -723,23 +741,12 @@ cdef int finish_view(Tensor view) except -1:
     return 0
 
 
-cdef int attach(Tensor x, Storage storage) except -1:
-    """Put a tensor fresh from new_tensor on its storage."""
-    x.storage = storage
-    x.offset = 0
-    x.ref.data = storage.data
-    return 0
-
-
 cdef int overwrite(Tensor target, Tensor source) except -1:
     """Make `target` the same value as `source`: storage, layout, dtype and mark of the tape."""
-    cdef Py_ssize_t *old = target.ref.shape
     cdef int ndim = source.ref.ndim
     if target is source:
         return 0
-    target.ref.shape = NULL
-    if old != NULL and old != target.inline_dims:
-        PyMem_Free(old)
+    target.dims = None
     _reserve_dims(target, ndim)
     memcpy(target.ref.shape, source.ref.shape, ndim * sizeof(Py_ssize_t))
     memcpy(target.ref.strides, source.ref.strides, ndim * sizeof(Py_ssize_t))
@@ -749,7 +756,6 @@ cdef int overwrite(Tensor target, Tensor source) except -1:
     target.ref.contiguous = source.ref.contiguous
     target.offset = source.offset
     target.storage = source.storage
-    target.dtype_ = source.dtype_
     target.device_ = source.device_
     target.node = source.node
     target.output_index = source.output_index
@@ -830,13 +836,13 @@ cdef int fill_buffer(Tensor x, Py_buffer *buffer, int flags) except -1:
     cdef int axis, ndim = x.ref.ndim
     cdef bint readonly, fits = True
     if x.ref.dtype == BFLOAT16:
-        raise ExportError("bfloat16 has no buffer format; convert it with astype(mlxr.float32)", dtype=x.dtype_)
+        raise ExportError("bfloat16 has no buffer format; convert it with astype(mlxr.float32)", dtype=x.dtype)
     bindings.methods["wait"](x)
     if x.ref.data == NULL:
         raise ExportError(f"the memory of a tensor on {x.device_!r} is not visible to the host", device=x.device_)
     readonly = x.storage.readonly or _overlapping(x)
     if readonly and flags & PyBUF_WRITABLE:
-        raise ExportError("the tensor's memory is read-only", dtype=x.dtype_)
+        raise ExportError("the tensor's memory is read-only", dtype=x.dtype)
     if flags & PyBUF_C_CONTIGUOUS == PyBUF_C_CONTIGUOUS or flags & PyBUF_STRIDES != PyBUF_STRIDES:
         fits = x.ref.contiguous
     elif flags & PyBUF_F_CONTIGUOUS == PyBUF_F_CONTIGUOUS:
@@ -844,20 +850,20 @@ cdef int fill_buffer(Tensor x, Py_buffer *buffer, int flags) except -1:
     elif flags & PyBUF_ANY_CONTIGUOUS == PyBUF_ANY_CONTIGUOUS:
         fits = x.ref.contiguous or _column_major(x)
     if not fits:
-        raise ExportError("the tensor's layout is not what the consumer can take", dtype=x.dtype_)
+        raise ExportError("the tensor's layout is not what the consumer can take", dtype=x.dtype)
     dims = <Py_ssize_t *>PyMem_Malloc((2 * ndim + 1) * sizeof(Py_ssize_t))
     if dims == NULL:
         raise MemoryError()
     for axis in range(ndim):
         dims[axis] = x.ref.shape[axis]
-        dims[ndim + axis] = x.ref.strides[axis] * x.dtype_.itemsize
+        dims[ndim + axis] = x.ref.strides[axis] * ITEMSIZES[x.ref.dtype]
     buffer.buf = x.ref.data
     buffer.obj = x
-    buffer.len = x.ref.size * x.dtype_.itemsize
+    buffer.len = x.ref.size * ITEMSIZES[x.ref.dtype]
     buffer.readonly = readonly
     buffer.format = <char *>_formats[x.ref.dtype] if flags & PyBUF_FORMAT else NULL
     buffer.ndim = ndim
-    buffer.itemsize = x.dtype_.itemsize
+    buffer.itemsize = ITEMSIZES[x.ref.dtype]
     buffer.shape = dims if flags & PyBUF_ND else NULL
     buffer.strides = dims + ndim if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
     buffer.suboffsets = NULL

@@ -37,7 +37,7 @@ cdef int _conv(CpuBackend self, Primitive p, tuple inputs, tuple outputs, tuple 
     args.workspace = NULL
     need = table.workspace_size(&args)
     if need:
-        workspace = host_storage(need, out.device_)
+        workspace = host_storage(need)
         args.workspace = workspace.data
     with nogil:
         status = table.conv(&args)

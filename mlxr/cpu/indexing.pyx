@@ -3,6 +3,7 @@
 
 from mlxr.backends.cpu cimport CpuBackend
 from mlxr.core.abi cimport MAX_NDIM, ArrayRef
+from mlxr.core.dtype cimport ITEMSIZES
 from mlxr.core.primitive cimport Primitive
 from mlxr.core.tensor cimport Tensor
 from mlxr.cpu.kernels cimport indexing as kernels
@@ -139,7 +140,7 @@ cdef int _concatenate(CpuBackend self, Primitive p, tuple inputs, tuple outputs,
             shape[n] = x.ref.shape[n]
         part.size = x.ref.size
         self.copy(&x.ref, &part)
-        part.data += x.ref.shape[axis] * out.ref.strides[axis] * x.dtype_.itemsize
+        part.data += x.ref.shape[axis] * out.ref.strides[axis] * ITEMSIZES[x.ref.dtype]
     return 0
 
 

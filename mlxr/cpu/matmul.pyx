@@ -65,7 +65,7 @@ cdef int _product(CpuBackend self, Primitive p, Tensor a, Tensor b, Tensor bias,
     args.workspace = NULL
     need = table.matmul_workspace(&args)
     if need:
-        workspace = host_storage(need, out.device_)
+        workspace = host_storage(need)
         args.workspace = workspace.data
     if out.ref.size * a.ref.shape[a.ref.ndim - 1] < GIL_PRODUCTS:
         status = table.matmul(&args)

@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t
 
 from mlxr.backends.cpu cimport CpuBackend
 from mlxr.core.abi cimport ArrayRef
+from mlxr.core.dtype cimport ITEMSIZES
 from mlxr.core.primitive cimport Primitive
 from mlxr.core.storage cimport Storage, host_storage
 from mlxr.core.tensor cimport Tensor
@@ -61,7 +62,7 @@ cdef int _quantized_matmul(CpuBackend self, Primitive p, tuple inputs, tuple out
     args.workspace = NULL
     need = table.quantized_matmul_workspace(&args)
     if need:
-        workspace = host_storage(need, out.device_)
+        workspace = host_storage(need)
         args.workspace = workspace.data
     with nogil:
         status = table.quantized_matmul(&args)
@@ -82,7 +83,7 @@ cdef ArrayRef matrix(Tensor stack) noexcept:
 
 
 cdef inline char *entry(Tensor stack, Py_ssize_t k) noexcept nogil:
-    return stack.ref.data + k * stack.ref.strides[0] * stack.dtype_.itemsize
+    return stack.ref.data + k * stack.ref.strides[0] * ITEMSIZES[stack.ref.dtype]
 
 
 cdef int check_indices(Primitive p, Tensor indices, Tensor stack) except -1:
@@ -114,7 +115,7 @@ cdef int _gather_mm(CpuBackend self, Primitive p, tuple inputs, tuple outputs, t
     args.alpha, args.beta, args.threads, args.workspace = 1.0, 0.0, self.threads, NULL
     need = table.matmul_workspace(&args)
     if need:
-        workspace = host_storage(need, out.device_)
+        workspace = host_storage(need)
         args.workspace = workspace.data
     for k in range(out.ref.shape[0]):
         va.data, vb.data, vo.data = entry(a, left[k]), entry(b, right[k]), entry(out, k)
@@ -143,7 +144,7 @@ cdef int _gather_qmm(CpuBackend self, Primitive p, tuple inputs, tuple outputs, 
     args.threads, args.workspace = self.threads, NULL
     need = table.quantized_matmul_workspace(&args)
     if need:
-        workspace = host_storage(need, out.device_)
+        workspace = host_storage(need)
         args.workspace = workspace.data
     for k in range(out.ref.shape[0]):
         vx.data, vw.data, vo.data = entry(x, left[k]), entry(w, right[k]), entry(out, k)

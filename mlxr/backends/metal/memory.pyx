@@ -12,7 +12,7 @@ from mlxr.core.tensor cimport Tensor, attach, finish_view
 
 def give(Tensor out not None, object owner, Py_ssize_t nbytes):
     """Put a tensor without storage on a new storage that belongs to `owner`."""
-    attach(out, foreign_storage(NULL, nbytes, out.device_, owner, False))
+    attach(out, foreign_storage(NULL, nbytes, owner, False))
 
 
 def place(Tensor x not None):
@@ -41,7 +41,7 @@ def freeze(Tensor x not None):
 def view_like(Tensor x not None, Tensor out not None, object owner, size_t address, Py_ssize_t nbytes):
     """Give `out` a read-only storage at `address` (0: memory that the host does not see) with the layout of `x`."""
     cdef int axis
-    out.storage = foreign_storage(<char *>address, nbytes, out.device_, owner, True)
+    out.storage = foreign_storage(<char *>address, nbytes, owner, True)
     out.offset = x.offset
     for axis in range(out.ref.ndim):
         out.ref.strides[axis] = x.ref.strides[axis]
