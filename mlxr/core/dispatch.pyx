@@ -17,7 +17,7 @@ from mlxr.core.function cimport Function, PyVectorcall_NARGS, call_general, make
 from mlxr.core.primitive cimport Primitive
 from mlxr.core.tape cimport record
 from mlxr.core.tensor cimport (
-    Tensor, bindings, describe_shape, new_alias, new_like, new_tensor, new_tensor_from_tuple, shape_tuple
+    Tensor, aliases, bindings, describe_shape, new_alias, new_like, new_tensor, new_tensor_from_tuple, shape_tuple
 )
 from mlxr.backends.base cimport Backend
 
@@ -238,7 +238,7 @@ cpdef apply(Primitive p, tuple inputs, tuple params=(), object stream=None):
             _refuse_devices(p.name, inputs)
     if stream is not None:
         check_stream(stream, device, p.name)
-    inputs = tuple([new_alias(y) for y in inputs])
+    inputs = aliases(inputs)
     inferred = p.infer(inputs, params)
     if type(inferred[0]) is tuple and inferred and len(inferred[0]) == 2 and type(inferred[0][0]) is tuple:
         outputs = tuple([new_tensor_from_tuple(dtype, device, shape) for shape, dtype in inferred])
@@ -344,10 +344,14 @@ def broadcast_shapes(*shapes):
     ShapeError
         If the shapes do not fit.
     """
-    cdef list result = []
+    cdef list result
     cdef Py_ssize_t m, n
-    for shape in shapes:
-        shape = tuple(shape)
+    cdef tuple first = tuple(shapes[0]) if shapes else (), shape
+    result = [n for n in first]
+    for other in shapes[1:]:
+        shape = tuple(other)
+        if shape == first:
+            continue
         if len(shape) > len(result):
             result = [1] * (len(shape) - len(result)) + result
         for axis in range(-len(shape), 0):

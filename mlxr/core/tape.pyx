@@ -15,7 +15,7 @@ cimport cython
 import threading
 
 from mlxr.core.primitive cimport Primitive
-from mlxr.core.tensor cimport Tensor, new_alias
+from mlxr.core.tensor cimport Tensor, aliases, new_alias
 
 # The running tape of each thread: a dynamic scope, like the device scope (docs/decisions/0003).
 _running = threading.local()
@@ -126,8 +126,8 @@ cdef Node _new_node(Tape tape, Primitive p, tuple inputs, tuple outputs, tuple p
         k += 1
     # The node keeps aliases: a tensor object may become another value (x += y), and the alias' reference to the storage
     # makes a later write in place copy first.
-    node.inputs = tuple([new_alias(x) for x in inputs])
-    node.outputs = tuple([new_alias(x) for x in outputs])
+    node.inputs = aliases(inputs)
+    node.outputs = aliases(outputs)
     tape.nodes.append(node)
     return node
 
@@ -163,6 +163,39 @@ def detach(Tensor x not None):
     cdef Tensor alias = new_alias(x)
     alias.node = None
     return alias
+
+
+def useful_nodes(outputs, set wanted not None):
+    """Return the nodes on the ways from `wanted` leaves to `outputs`, latest first."""
+    cdef Py_ssize_t oldest = min([(<Node>leaf).order for leaf in wanted], default=0)
+    cdef set seen = set(), useful = set()
+    cdef list stack = [(<Tensor>x).node for x in outputs], found = []
+    cdef Node node
+    cdef Tensor x
+    while stack:
+        node = stack.pop()
+        if node is None or node.order < oldest or node in seen:
+            continue
+        seen.add(node)
+        found.append(node)
+        if node not in wanted:
+            for x in node.inputs:
+                stack.append(x.node)
+    found.sort(key=_order)
+    for node in found:
+        if node in wanted:
+            useful.add(node)
+            continue
+        for x in node.inputs:
+            if x.node in useful:
+                useful.add(node)
+                break
+    return [node for node in reversed(found) if node in useful]
+
+
+def _order(Node node not None):
+    """Return the number of `node`: the key that sorts nodes."""
+    return node.order
 
 
 def attach_node(Primitive p not None, tuple inputs, tuple outputs, tuple params):

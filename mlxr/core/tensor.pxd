@@ -45,6 +45,7 @@ cdef Tensor new_view(Tensor x, int ndim)
 cdef int finish_view(Tensor view) except -1
 # Another tensor object for the same value, marks included: what happens to x later does not concern it.
 cdef Tensor new_alias(Tensor x)
+cdef tuple aliases(tuple tensors)
 
 # Put a tensor fresh from new_tensor on its storage.
 cdef inline void attach(Tensor x, Storage storage) noexcept:

@@ -725,6 +725,18 @@ cdef Tensor new_alias(Tensor x):
     return alias
 
 
+cdef tuple aliases(tuple tensors):
+    """Return an alias of each of `tensors`."""
+    cdef Py_ssize_t n = len(tensors), k
+    cdef tuple result = PyTuple_New(n)
+    cdef Tensor alias
+    for k in range(n):
+        alias = new_alias(<Tensor>tensors[k])
+        Py_INCREF(alias)
+        PyTuple_SET_ITEM(result, k, alias)
+    return result
+
+
 cdef int finish_view(Tensor view) except -1:
     """Derive size and the contiguous flag from shape and strides, and data from the offset."""
     cdef Py_ssize_t size = 1

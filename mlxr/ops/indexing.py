@@ -343,6 +343,8 @@ def getitem(x, index):
     view = core.basic_getitem(x, index)
     if view is not None:
         return view
+    if isinstance(index, Tensor) and index.dtype.kind in "ui" and x.ndim:
+        return apply(take_p, (x, index), (0,))  # what the plan comes down to for rows of a table
     plan = _plan(x, index)
     base = _sliced(x, plan)
     if not plan.arrays:

@@ -23,24 +23,6 @@ __all__ = ["checkpoint", "custom_function", "grad", "jvp", "stop_gradient", "val
 
 # ------------------------------------------------------------------ the reverse traversal
 
-def _useful_nodes(outputs: Sequence[Tensor], wanted: set[Any]) -> list[Any]:
-    """Return the nodes on the ways from `wanted` leaves to `outputs`, latest first."""
-    oldest = min((leaf.order for leaf in wanted), default=0)
-    seen, stack = set(), [tapes.node_of(x) for x in outputs]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen or node.order < oldest:
-            continue
-        seen.add(node)
-        if node not in wanted:
-            stack.extend(tapes.node_of(x) for x in node.inputs)
-    useful = set()
-    for node in sorted(seen, key=lambda n: n.order):
-        if node in wanted or any(tapes.node_of(x) in useful for x in node.inputs):
-            useful.add(node)
-    return sorted(useful, key=lambda n: -n.order)
-
-
 def _fitted(gradient: Tensor, x: Tensor) -> Tensor:
     """Return a gradient with x's shape and dtype: what was broadcast is summed, what was promoted is cast back."""
     if gradient.shape != x.shape:
@@ -91,7 +73,7 @@ def _backward(
         sum_so_far = slots[position]
         slots[position] = gradient if sum_so_far is None else ops.add(sum_so_far, gradient)
 
-    nodes = _useful_nodes(outputs, wanted)
+    nodes = tapes.useful_nodes(outputs, wanted)
     useful = set(nodes)
     for x, cotangent in zip(outputs, cotangents, strict=True):
         if tapes.node_of(x) in useful:
@@ -101,8 +83,8 @@ def _backward(
             continue
         slots = pending.pop(node)
         primitive, inputs, outs = node.primitive, node.inputs, node.outputs
-        needs = tuple(tapes.node_of(x) in useful and _differentiable(x) for x in inputs)
-        if not any(needs):
+        needs = tuple([tapes.node_of(x) in useful and _differentiable(x) for x in inputs])
+        if True not in needs:
             continue
         if primitive.vjp is None:
             raise TransformError(f"[vjp] {primitive.name} has no gradient", op=primitive.name, transform="vjp")
