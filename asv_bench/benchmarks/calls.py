@@ -12,6 +12,8 @@ class Call:
         """Make the operands."""
         self.x, self.y = tensor(1), tensor(1, seed=1)
         self.matrix = tensor(4, 4)
+        self.rows = mx.array([2, 0, 1])
+        self.mask = self.matrix > 0
 
     def time_add(self):
         mx.add(self.x, self.y)
@@ -21,6 +23,9 @@ class Call:
 
     def time_add_scalar(self):
         self.x + 1.0
+
+    def time_eval(self):
+        mx.eval(self.x)
 
     def time_exp(self):
         mx.exp(self.x)
@@ -39,6 +44,18 @@ class Call:
 
     def time_getitem_slice(self):
         self.matrix[1:, ::2]
+
+    def time_getitem_array(self):
+        self.matrix[self.rows]
+
+    def time_where(self):
+        mx.where(self.mask, self.matrix, self.matrix)
+
+    def time_concatenate(self):
+        mx.concatenate([self.matrix, self.matrix], axis=1)
+
+    def time_split(self):
+        mx.split(self.matrix, 2)
 
     def time_matmul(self):
         self.matrix @ self.matrix

@@ -36,12 +36,12 @@ def shape_of(shape, op="full"):
         If an extent is negative.
     """
     try:
-        result = (shape.__index__(),) if hasattr(shape, "__index__") else tuple(n.__index__() for n in shape)
+        result = (shape.__index__(),) if hasattr(shape, "__index__") else tuple([n.__index__() for n in shape])
     except (TypeError, AttributeError):
         raise ArgumentTypeError(f"[{op}] a shape is an int or a sequence of ints, got {shape!r}", op=op) from None
-    if any(n < 0 for n in result):
+    if min(result, default=0) < 0:
         raise ShapeError(f"[{op}] negative dimensions are not allowed, got {result}", op=op, shapes=(result,))
-    if any(n >= 1 << 63 for n in result):
+    if max(result, default=0) >= 1 << 63:
         raise ShapeError(f"[{op}] shape {result} exceeds the address space", op=op, shapes=(result,))
     return result
 

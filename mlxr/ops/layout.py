@@ -582,9 +582,9 @@ def atleast_3d(*arys, stream=None):
 
 def _concatenate_infer(inputs, params):
     (axis,) = params
-    shape = list(inputs[0].shape)
-    shape[axis] = builtins.sum(x.shape[axis] for x in inputs)
-    return tuple(shape), inputs[0].dtype
+    shape = inputs[0].shape
+    joined = builtins.sum([x.shape[axis] for x in inputs])
+    return (*shape[:axis], joined, *shape[axis + 1:]), inputs[0].dtype
 
 
 def _concatenate_back(needs, g, out, *args):
@@ -636,19 +636,19 @@ def concatenate(arrays, axis=0, *, stream=None):
     if axis is None:
         arrays, axis = [reshape(a, (-1,)) for a in arrays], 0
     axis = normalize_axis(axis, arrays[0].ndim, "concatenate")
-    dtype = arrays[0].dtype
+    first, dtype = arrays[0].shape, arrays[0].dtype
+    rest = layout.without_axes(first, (axis,))
     for a in arrays[1:]:
+        shape = a.shape
         dtype = promote_types(dtype, a.dtype)
-        if a.ndim != arrays[0].ndim or any(
-            m != n for k, (m, n) in enumerate(zip(a.shape, arrays[0].shape, strict=True)) if k != axis
-        ):
+        if len(shape) != len(first) or layout.without_axes(shape, (axis,)) != rest:
             raise ShapeError(
                 f"[concatenate] shapes {', '.join(str(x.shape) for x in arrays)} differ outside axis {axis}",
                 op="concatenate", shapes=tuple(x.shape for x in arrays),
             )
     if len(arrays) == 1:
         return arrays[0]
-    return apply(concatenate_p, tuple(astype(a, dtype) for a in arrays), (axis,), stream)
+    return apply(concatenate_p, tuple([a if a.dtype is dtype else astype(a, dtype) for a in arrays]), (axis,), stream)
 
 
 concat = concatenate
@@ -684,11 +684,12 @@ def stack(arrays, axis=0, *, stream=None):
     arrays = [as_operand(a, "stack") for a in arrays]
     if not arrays:
         raise InvalidValueError("[stack] No arrays provided for stacking", op="stack")
-    if any(a.shape != arrays[0].shape for a in arrays):
-        raise ShapeError(f"[stack] shapes differ: {', '.join(str(a.shape) for a in arrays)}", op="stack",
-                         shapes=tuple(a.shape for a in arrays))
-    axis = normalize_axis(axis, arrays[0].ndim + 1, "stack")
-    return concatenate([expand_dims(a, axis) for a in arrays], axis, stream=stream)
+    shapes = [a.shape for a in arrays]
+    if shapes.count(shapes[0]) != len(shapes):
+        raise ShapeError(f"[stack] shapes differ: {', '.join(map(str, shapes))}", op="stack", shapes=tuple(shapes))
+    axis = normalize_axis(axis, len(shapes[0]) + 1, "stack")
+    shape = layout.with_unit_axes(shapes[0], (axis,))
+    return concatenate([layout.reshape(reshape_p, a, shape, contiguous) for a in arrays], axis, stream=stream)
 
 
 @operation("layout", reference=lambda a, n, axis=0: np.split(a, n, axis), dtypes=EVERY, ulps=0,
@@ -716,22 +717,23 @@ def split(a, /, indices_or_sections, axis=0, *, stream=None):
     """
     a = as_operand(a, "split")
     axis = normalize_axis(axis, a.ndim, "split")
-    n = a.shape[axis]
+    shape = a.shape
+    n = shape[axis]
     if hasattr(indices_or_sections, "__index__"):
         parts = indices_or_sections.__index__()
         if parts <= 0:
             raise InvalidValueError(f"[split] the number of parts must be positive, got {parts}", op="split")
         if n % parts:
-            raise ShapeError(f"[split] axis {axis} of shape {a.shape} does not divide into {parts} equal parts",
-                             op="split", shapes=(a.shape,), axis=axis)
+            raise ShapeError(f"[split] axis {axis} of shape {shape} does not divide into {parts} equal parts",
+                             op="split", shapes=(shape,), axis=axis)
         cuts = [k * (n // parts) for k in range(1, parts)]
     else:
         cuts = [min(max(c + n if c < 0 else c, 0), n) for c in indices_or_sections]
+    before, after, steps = (0,) * axis, (0,) * (len(shape) - axis - 1), (1,) * len(shape)
     result = []
     for start, stop in zip([0, *cuts], [*cuts, n], strict=True):
-        starts = tuple(start if k == axis else 0 for k in range(a.ndim))
-        shape = tuple(max(0, stop - start) if k == axis else m for k, m in enumerate(a.shape))
-        result.append(layout.slice_view(slice_p, a, starts, shape, (1,) * a.ndim))
+        extents = (*shape[:axis], max(0, stop - start), *shape[axis + 1:])
+        result.append(layout.slice_view(slice_p, a, (*before, start, *after), extents, steps))
     return result
 
 
