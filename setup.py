@@ -24,6 +24,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 KERNELS = pathlib.Path("mlxr/cpu/kernels")
+TEAM = pathlib.Path("mlxr/cpu/team.pyx")  # the one module beside the kernels that starts threads
 MACOS = sys.platform == "darwin"
 JOBS = int(os.environ.get("MLXR_BUILD_JOBS", os.cpu_count() or 1))
 
@@ -88,18 +89,18 @@ def module_name(path):
 
 
 def extension(name, source, isa_flags=None):
-    """Return the Extension of one compiled module; with `isa_flags` (maybe empty), one of kernels, which use OpenMP."""
-    kernels = isa_flags is not None
+    """Return the Extension of one compiled module; with `isa_flags` (maybe empty), one that uses OpenMP, as kernels do."""
+    threaded = isa_flags is not None
     return Extension(
         name,
         [str(source)],
         include_dirs=[str(KERNELS)],
         depends=[str(header) for header in sorted(KERNELS.glob("*.h"))],
         extra_compile_args=[
-            *COMMON_FLAGS, *WARNINGS, *(isa_flags or ()), *(OPENMP_COMPILE if kernels else OBJECT_FLAGS),
+            *COMMON_FLAGS, *WARNINGS, *(isa_flags or ()), *(OPENMP_COMPILE if threaded else OBJECT_FLAGS),
             *sanitizer_flags(),
         ],
-        extra_link_args=[*(OPENMP_LINK if kernels else ()), *sanitizer_flags()],
+        extra_link_args=[*(OPENMP_LINK if threaded else ()), *sanitizer_flags()],
         define_macros=[("CYTHON_USE_SYS_MONITORING", "0")],
     )
 
@@ -111,7 +112,7 @@ def extensions():
     ordinary = [p for p in sources if KERNELS not in p.parents]
     kernels = [p for p in sources if KERNELS in p.parents]
     translated = cythonize(
-        [extension(module_name(p), p) for p in [*ordinary, *kernels]],
+        [extension(module_name(p), p, () if p == TEAM else None) for p in [*ordinary, *kernels]],
         nthreads=JOBS if len(sources) > 1 and not MACOS else 0,
         compiler_directives={"language_level": 3},
         show_all_warnings=False,

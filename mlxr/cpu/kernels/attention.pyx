@@ -27,7 +27,7 @@ from mlxr.core.abi cimport ArrayRef, DTypeCode
 from mlxr.cpu.kernels.attention cimport AttentionTable
 from mlxr.cpu.kernels.half cimport fused_f32, fused_f64
 from mlxr.cpu.kernels.rows cimport INF_F, exp_weight, itemsize, load_row, real, row_max, store_row
-from mlxr.cpu.kernels.team cimport team_of
+from mlxr.cpu.team cimport team_of
 
 cdef extern from "microkernel.h" nogil:
     enum:

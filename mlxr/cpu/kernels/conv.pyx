@@ -26,7 +26,7 @@ from libc.string cimport memset
 from mlxr.core.abi cimport FLOAT32, FLOAT64, MAX_NDIM, ArrayRef
 from mlxr.cpu.kernels.conv cimport ConvArgs, ConvTable
 from mlxr.cpu.kernels.matmul cimport MATMUL_KC
-from mlxr.cpu.kernels.team cimport team_of
+from mlxr.cpu.team cimport team_of
 
 cdef extern from "conv_block.h" nogil:
     enum:

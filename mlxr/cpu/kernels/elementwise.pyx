@@ -28,8 +28,8 @@ from mlxr.core.abi cimport (
 )
 from mlxr.cpu.kernels.elementwise cimport *
 from mlxr.cpu.kernels.half cimport bf16_to_f32, f16_run_to_f32, f32_run_to_f16, f32_to_bf16
-from mlxr.cpu.kernels.team cimport team_of
 from mlxr.cpu.kernels.vecmath cimport *
+from mlxr.cpu.team cimport team_of
 
 cdef extern from *:
     """

@@ -22,7 +22,7 @@ from mlxr.cpu.kernels.indexing cimport (
     INDEX_OK, INDEX_OUT_OF_RANGE, SCATTER_ADD, SCATTER_ASSIGN, SCATTER_MAX, SCATTER_PROD,
     IndexFault, IndexingTable,
 )
-from mlxr.cpu.kernels.team cimport team_of
+from mlxr.cpu.team cimport team_of
 
 cdef enum:
     TILE = 512                      # index positions per tile: the offset buffers stay in the L1 cache

@@ -16,7 +16,7 @@ from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from mlxr.core.abi cimport ArrayRef, BFLOAT16, COMPLEX64, FLOAT16, FLOAT32, FLOAT64, MAX_NDIM
-from mlxr.cpu.kernels.team cimport team_of
+from mlxr.cpu.team cimport team_of
 
 cdef extern from "microkernel.h" nogil:
     enum:
@@ -103,10 +103,17 @@ cdef extern from *:
         return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
     }
     static inline void rewind_counter(Py_ssize_t *counter) { __atomic_store_n(counter, 0, __ATOMIC_RELAXED); }
+    static inline Py_ssize_t count_of(Py_ssize_t *counter) { return __atomic_load_n(counter, __ATOMIC_RELAXED); }
+    /* Sets the counter if it is `*expected`; else tells what it is. */
+    static inline int replace_count(Py_ssize_t *counter, Py_ssize_t *expected, Py_ssize_t wanted) {
+        return __atomic_compare_exchange_n(counter, expected, wanted, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    }
     """
     void team_barrier() noexcept nogil
     Py_ssize_t take(Py_ssize_t *counter) noexcept nogil
     void rewind_counter(Py_ssize_t *counter) noexcept nogil
+    Py_ssize_t count_of(Py_ssize_t *counter) noexcept nogil
+    bint replace_count(Py_ssize_t *counter, Py_ssize_t *expected, Py_ssize_t wanted) noexcept nogil
 
 ctypedef fused real:
     float
@@ -178,11 +185,12 @@ cdef struct Plan:
     Py_ssize_t ms, ks    # rows and k of A packed at a time
     Py_ssize_t mb, nb    # rows and columns of an item
     Py_ssize_t kp        # k of B packed at a time, within a block
-    Py_ssize_t grain     # items that a thread takes at a time
+    bint runs            # neighbouring items are taken together, see take_run
     Py_ssize_t shift     # by which the first piece of a block is shorter, for the others to start at cache lines
     Py_ssize_t grids     # groups of a quantized operand in ks of k
     bint summed          # one row of A: B is multiplied as it is unpacked or transposed, without a panel
     bint dot             # one row, one column, several blocks of k
+    bint direct_a        # the one row of A is read where it lies
     bint direct_b        # full strips of B are read where they lie
     bint direct_c        # full strips of C are written where they belong
     Py_ssize_t ld        # elements between rows of a tile
@@ -316,15 +324,16 @@ cdef void make_plan(Plan *p) noexcept nogil:
         if parts > 1:
             p.mb = min(p.ms, round_up(ceil_div(p.ms, parts), p.mr))
 
-    # Strips whose neighbours are prefetched are taken in runs.
-    p.grain = max(1, ceil_div(n, p.nb) // (2 * p.threads)) if p.nb <= nr else 1
+    p.runs = p.nb <= nr  # strips, whose neighbours are prefetched
 
     p.dot = m == 1 and n == 1 and k > KC and p.a.kind == PLAIN and p.b.kind == PLAIN
     if p.dot:
         p.threads = 1
 
     p.ld = round_up(p.nb, nr)
-    p.packed_bytes = round_up(ceil_div(p.ms, p.mr) * p.sp * even(p.ks, p.a.form) * size, 64)
+    p.direct_a = m == 1 and p.a.kind == PLAIN and p.a.sk == 1 and p.a.form == FORM_FLOATS \
+        and p.a.dtype == <int>(FLOAT64 if wide else FLOAT32) and <uintptr_t>p.a.data % size == 0
+    p.packed_bytes = 0 if p.direct_a else round_up(ceil_div(p.ms, p.mr) * p.sp * even(p.ks, p.a.form) * size, 64)
     p.panel_bytes = round_up(even(p.kp, p.b.form) * p.ld * size, 64)
     p.tile_bytes = p.chain_bytes = p.turned_bytes = p.held_bytes = 0
     if not p.direct_c or k > KC or n % (nr // 2) != 0:
@@ -579,8 +588,8 @@ cdef void unpack_panel(const Plan *p, Py_ssize_t j0, Py_ssize_t k0, Py_ssize_t k
     cdef Ahead ahead
     ahead.words = NULL
     if cols <= nr and j0 + cols < p.n:
-        # The same block's share of the next strip, which is the next to be unpacked. Its rows are one stretch of memory,
-        # of which this is a part as long as the block's share of a row.
+        # The same block's share of the next strip, which is the next to be unpacked. Its rows are one stretch of
+        # memory, of which this is a part as long as the block's share of a row.
         s = (k0 + kb) // o.group
         x = min(nr, p.n - j0 - cols)
         ahead.words = o.data + ((j0 + cols) * o.sw + x * ((k0 + kb) * o.bits // 32)) * 4
@@ -749,9 +758,19 @@ cdef void dot(const Plan *p, real *sum) noexcept nogil:
         first += blocks * length
 
 
+cdef inline Py_ssize_t take_run(Plan *p, Py_ssize_t items, Py_ssize_t *end) noexcept nogil:
+    """Return the first of some items that nobody has taken, of which those before `end` are the caller's now. In runs
+    of half a thread's share of what is left: long at first, short at last, so that the threads end together."""
+    cdef Py_ssize_t first = count_of(&p.done)
+    while True:
+        end[0] = first + (max(1, (items - first) // (2 * p.threads)) if p.runs else 1)
+        if replace_count(&p.done, &first, end[0]):
+            return first
+
+
 cdef void work(Plan *p, char *shared, real *own, bint team) noexcept nogil:
     """One thread's part of a product; the whole of it when `team` is false. `own` is its scratch memory."""
-    cdef Py_ssize_t slab, i0, k0, rows, ks, panels, columns, items, item, i, j
+    cdef Py_ssize_t slab, i0, k0, rows, ks, panels, columns, items, item, end = 0, i, j
     cdef bint lead = not team or threadid() == 0
     cdef real *packed = <real *>shared
     cdef char *held
@@ -768,12 +787,15 @@ cdef void work(Plan *p, char *shared, real *own, bint team) noexcept nogil:
         k0 = 0
         while True:
             ks = min(p.ks, p.k - k0)
-            pack_a(p, i0, k0, rows, ks, packed)
-            if team:
-                team_barrier()
+            if p.direct_a:
+                packed = <real *>(p.a.data + k0 * sizeof(real))
+            else:
+                pack_a(p, i0, k0, rows, ks, packed)
+                if team:
+                    team_barrier()
             if lead:
                 rewind_counter(&p.packed)
-            item = take(&p.done) * p.grain
+            item = take_run(p, items, &end)
             while item < items:
                 i = item // columns * p.mb
                 j = item % columns * p.nb
@@ -783,8 +805,8 @@ cdef void work(Plan *p, char *shared, real *own, bint team) noexcept nogil:
                 run_item(p, i0 + i, j, min(p.mb, rows - i), min(p.nb, p.n - j), k0, ks,
                          packed, panels, i // p.mr, held, <char *>own)
                 item += 1
-                if item % p.grain == 0:
-                    item = take(&p.done) * p.grain
+                if item == end:
+                    item = take_run(p, items, &end)
             k0 += ks
             if k0 >= p.k and i0 + p.ms >= p.m:
                 return

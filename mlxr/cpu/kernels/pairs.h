@@ -63,12 +63,13 @@ static int joined_pairs_work(void) {
     if (!__builtin_cpu_supports("avx512bf16")) return 0;
     const uint64_t mode = flush_subnormals();
     for (int round = 0; round < 64 && same; round++) {
-        vu32 x[3] = {{0}}; /* whole vectors: lanes are set one by one */
-        for (int i = 0; i < 3; i++)
-            for (int lane = 0; lane < F32_LANES; lane++) {
-                bits = bits * 1664525u + 1013904223u;
-                x[i][lane] = bits & 0xbfffbfffu; /* no NaN, whose bits are not promised */
-            }
+        uint32_t lanes[3 * F32_LANES];
+        vu32 x[3];
+        for (int i = 0; i < 3 * F32_LANES; i++) {
+            bits = bits * 1664525u + 1013904223u;
+            lanes[i] = bits & 0xbfffbfffu; /* no NaN, whose bits are not promised */
+        }
+        memcpy(x, lanes, sizeof x);
         vf32 acc = (vf32)x[2], wanted = fma_f32(odd_half(x[0]), odd_half(x[1]), acc);
         wanted = fma_f32(even_half(x[0]), even_half(x[1]), wanted);
         acc = dot_pairs(acc, x[0], x[1]);

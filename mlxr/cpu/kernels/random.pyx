@@ -15,8 +15,8 @@ from libc.string cimport memcpy
 from mlxr.core.abi cimport BFLOAT16, COMPLEX64, FLOAT16, UINT8, UINT16, ArrayRef, BOOL
 from mlxr.cpu.kernels.half cimport bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16
 from mlxr.cpu.kernels.random cimport RandomTable
-from mlxr.cpu.kernels.team cimport team_of
 from mlxr.cpu.kernels.vecmath cimport erfinv_f32
+from mlxr.cpu.team cimport team_of
 
 cdef enum:
     BLOCK = 512                 # counters per block: both word buffers and their results stay in the L1 cache

@@ -39,8 +39,8 @@ from mlxr.cpu.kernels.reduce cimport (
     SCAN_LOGSUMEXP, SCAN_MAX, SCAN_PROD, SCAN_SUM, SEGMENT, Moment, ReduceTable, ScanOp,
 )
 from mlxr.cpu.kernels.share cimport Shares, next_piece, share_out
-from mlxr.cpu.kernels.team cimport team_of
 from mlxr.cpu.kernels.vecmath cimport double_bits, double_from_bits, exp_f32, log_f32
+from mlxr.cpu.team cimport team_of
 
 cdef enum:
     PARALLEL_WORK = 262144      # elements (of cost 1) below which a second thread costs more than it saves

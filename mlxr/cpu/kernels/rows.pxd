@@ -17,8 +17,8 @@ from mlxr.core.abi cimport ArrayRef, DTypeCode
 from mlxr.cpu.kernels.half cimport (
     bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, float_bits, float_from_bits, fused_f32, fused_f64,
 )
-from mlxr.cpu.kernels.team cimport team_of
 from mlxr.cpu.kernels.vecmath cimport double_bits, double_from_bits, exp_f32
+from mlxr.cpu.team cimport team_of
 
 cdef extern from *:
     """

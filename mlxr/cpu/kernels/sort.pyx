@@ -24,7 +24,7 @@ from mlxr.core.abi cimport (
     ArrayRef,
 )
 from mlxr.cpu.kernels.sort cimport SortTable
-from mlxr.cpu.kernels.team cimport team_of
+from mlxr.cpu.team cimport team_of
 
 cdef enum:
     SMALL_LINE = 64             # up to here, comparing all pairs beats counting digits
