@@ -4,21 +4,25 @@
 A storage knows neither shape nor dtype. Sharing and copy on write rest on its reference count.
 
 The allocator rounds a request up to a size class (four per octave while small, eight per octave when large) and keeps
-freed blocks in one list per class, because on most machines a page fault costs more than the arithmetic on the page.
-Small blocks are aligned to 64 bytes, large ones to 16 KiB, the page of Apple silicon, so that Metal can wrap them.
-In front of every block stands a 64-byte header whose last word is the block's size: a readable word that upstream MLX
+freed storages with their blocks in one list per class, because on most machines a page fault costs more than the
+arithmetic on the page, and a new object more than the arithmetic on a few elements. Small blocks are aligned to 64
+bytes, large ones to 16 KiB, the page of Apple silicon, so that Metal can wrap them. In front of every block stands a 64-byte header whose last word is the block's size: a readable word that upstream MLX
 reads when it shares the memory.
 
 Must not know about dtypes, tensors or kernels. All functions run with the GIL held.
 """
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject, destructor
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
 
 import os
 
 from mlxr.errors import InvalidValueError, OutOfMemoryError
+
+cdef extern from "Python.h":
+    PyObject *PyObject_Init(PyObject *o, PyTypeObject *type)
 
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void **memptr, size_t alignment, size_t size)
@@ -48,12 +52,12 @@ cdef enum:
 # Lies directly in front of the memory it describes.
 cdef struct Header:
     void *base                      # what posix_memalign returned
-    Header *next                    # next free block of the same class
     uint64_t size_class
-    uint64_t unused[4]
+    uint64_t unused[5]
     uint64_t capacity               # the prefix word at data - 8: usable bytes
 
-cdef Header *_free_blocks[CLASS_COUNT]
+# The latest of the free storages of each class, borrowed from nobody: objects without references, with their blocks.
+cdef PyObject *_free_storages[CLASS_COUNT]
 
 cdef int64_t _active = 0
 cdef int64_t _peak = 0
@@ -62,6 +66,10 @@ cdef int64_t _memory_limit = 0
 cdef int64_t _cache_limit = 0
 cdef int64_t _wired_limit = 0
 cdef int64_t copied_bytes = 0
+
+
+cdef inline Header *_header(char *data) noexcept:
+    return <Header *>(data - HEADER_BYTES)
 
 
 cdef inline int _size_class(size_t nbytes, size_t *capacity) noexcept:
@@ -99,7 +107,6 @@ cdef Header *_system_allocate(size_t capacity) noexcept nogil:
     if capacity >= HUGE_FROM:
         MLXR_ADVISE_HUGE(<char *>base + alignment, capacity)
     header.base = base
-    header.next = NULL
     header.capacity = capacity
     return header
 
@@ -108,58 +115,32 @@ cdef int _drop_cache(int64_t keep) noexcept:
     """Give cached blocks back, largest classes first, until at most `keep` bytes stay cached."""
     global _cached
     cdef int k
-    cdef Header *header
+    cdef PyObject *storage
     for k in range(CLASS_COUNT - 1, -1, -1):
-        while _cached > keep and _free_blocks[k] != NULL:
-            header = _free_blocks[k]
-            _free_blocks[k] = header.next
-            _cached -= <int64_t>header.capacity
-            free(header.base)
+        while _cached > keep and _free_storages[k] != NULL:
+            storage = _free_storages[k]
+            _free_storages[k] = (<Storage>storage).next
+            _cached -= <int64_t>_header((<Storage>storage).data).capacity
+            free(_header((<Storage>storage).data).base)
+            _dealloc_fields(storage)
     return 0
 
 
-cdef char *_allocate(size_t nbytes) except NULL:
-    """Return at least `nbytes` bytes, aligned, with a header in front."""
-    global _active, _peak, _cached
-    cdef size_t capacity = 0
-    cdef int k
+cdef char *_allocate(size_t nbytes, size_t capacity, int size_class) except NULL:
+    """Return a block of `capacity` bytes, enough for `nbytes`, aligned, with a header in front."""
     cdef Header *header
-    if nbytes > (<size_t>1 << 62):
-        raise OutOfMemoryError(f"cannot allocate {nbytes} bytes: more than the address space holds", nbytes=nbytes)
-    k = _size_class(nbytes, &capacity)
-    header = _free_blocks[k]
-    if header != NULL:
-        _free_blocks[k] = header.next
-        _cached -= <int64_t>capacity
-    else:
-        if _active + _cached + <int64_t>capacity > _memory_limit:
-            _drop_cache(max(<int64_t>0, _memory_limit - _active - <int64_t>capacity))
+    if _active + _cached + <int64_t>capacity > _memory_limit:
+        _drop_cache(max(<int64_t>0, _memory_limit - _active - <int64_t>capacity))
+    header = _system_allocate(capacity)
+    if header == NULL:
+        _drop_cache(0)
         header = _system_allocate(capacity)
-        if header == NULL:
-            _drop_cache(0)
-            header = _system_allocate(capacity)
-        if header == NULL:
-            raise OutOfMemoryError(
-                f"cannot allocate {nbytes} bytes; {_active} bytes are in use", nbytes=nbytes, active=_active
-            )
-        header.size_class = k
-    _active += <int64_t>capacity
-    if _active > _peak:
-        _peak = _active
+    if header == NULL:
+        raise OutOfMemoryError(
+            f"cannot allocate {nbytes} bytes; {_active} bytes are in use", nbytes=nbytes, active=_active
+        )
+    header.size_class = size_class
     return <char *>header + HEADER_BYTES
-
-
-cdef void _release(char *data) noexcept:
-    """Take a block of :func:`_allocate` back: into the cache, or to the system when the cache is full."""
-    global _active, _cached
-    cdef Header *header = <Header *>(data - HEADER_BYTES)
-    _active -= <int64_t>header.capacity
-    if _cached + <int64_t>header.capacity > _cache_limit:
-        free(header.base)
-        return
-    header.next = _free_blocks[header.size_class]
-    _free_blocks[header.size_class] = header
-    _cached += <int64_t>header.capacity
 
 
 @cython.final
@@ -175,8 +156,18 @@ cdef destructor _dealloc_fields = (<PyTypeObject *>Storage).tp_dealloc
 
 
 cdef void _dealloc(PyObject *storage) noexcept:
+    """Destroy a storage, or keep it with its block in the cache while there is room."""
+    global _active, _cached
+    cdef Header *header
     if (<Storage>storage).block:
-        _release((<Storage>storage).data)
+        header = _header((<Storage>storage).data)
+        _active -= <int64_t>header.capacity
+        if _cached + <int64_t>header.capacity <= _cache_limit:
+            _cached += <int64_t>header.capacity
+            (<Storage>storage).next = _free_storages[header.size_class]
+            _free_storages[header.size_class] = storage
+            return
+        free(header.base)
     _dealloc_fields(storage)
 
 
@@ -185,10 +176,30 @@ cdef void _dealloc(PyObject *storage) noexcept:
 
 cdef Storage host_storage(size_t nbytes):
     """Return a new host storage of `nbytes` bytes with undefined content."""
-    cdef Storage s = Storage.__new__(Storage)
-    s.data = _allocate(nbytes)
-    s.block = True
+    global _active, _peak, _cached
+    cdef Storage s
+    cdef PyObject *kept
+    cdef size_t capacity = 0
+    cdef int k
+    if nbytes > (<size_t>1 << 62):
+        raise OutOfMemoryError(f"cannot allocate {nbytes} bytes: more than the address space holds", nbytes=nbytes)
+    k = _size_class(nbytes, &capacity)
+    kept = _free_storages[k]
+    if kept != NULL:
+        _free_storages[k] = (<Storage>kept).next
+        _cached -= <int64_t>capacity
+        PyObject_Init(kept, <PyTypeObject *>Storage)
+        s = <Storage>kept
+        Py_DECREF(s)        # the variable has taken a reference of its own
+        s.readonly = False
+    else:
+        s = Storage.__new__(Storage)
+        s.data = _allocate(nbytes, capacity, k)
+        s.block = True
     s.nbytes = nbytes
+    _active += <int64_t>capacity
+    if _active > _peak:
+        _peak = _active
     return s
 
 
