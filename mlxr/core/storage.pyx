@@ -6,8 +6,8 @@ A storage knows neither shape nor dtype. Sharing and copy on write rest on its r
 The allocator rounds a request up to a size class (four per octave while small, eight per octave when large) and keeps
 freed storages with their blocks in one list per class, because on most machines a page fault costs more than the
 arithmetic on the page, and a new object more than the arithmetic on a few elements. Small blocks are aligned to 64
-bytes, large ones to 16 KiB, the page of Apple silicon, so that Metal can wrap them. In front of every block stands a 64-byte header whose last word is the block's size: a readable word that upstream MLX
-reads when it shares the memory.
+bytes, large ones to 16 KiB, the page of Apple silicon, so that Metal can wrap them. In front of every block stands a
+64-byte header whose last word is the block's size: a readable word that upstream MLX reads when it shares the memory.
 
 Must not know about dtypes, tensors or kernels. All functions run with the GIL held.
 """
