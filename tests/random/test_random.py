@@ -1,5 +1,6 @@
 """mlxr.random against upstream's recorded values, and against upstream itself where it is installed."""
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -136,7 +137,7 @@ def test_result_does_not_depend_on_threads():
         "print([hashlib.sha256(np.array(t).tobytes()).hexdigest() for t in x])"
     )
     results = {
-        subprocess.run([sys.executable, "-c", code], env={"OMP_NUM_THREADS": n, "PYTHONPATH": ":".join(sys.path)},
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": n, "PYTHONPATH": ":".join(sys.path)},
                        check=True, capture_output=True, text=True).stdout
         for n in ("1", "2", "5")
     }
