@@ -89,7 +89,7 @@ def module_name(path):
 
 
 def extension(name, source, isa_flags=None):
-    """Return the Extension of one compiled module; with `isa_flags` (maybe empty), one that uses OpenMP, as kernels do."""
+    """Return the Extension of one compiled module; with `isa_flags` (maybe empty), one that uses OpenMP."""
     threaded = isa_flags is not None
     return Extension(
         name,

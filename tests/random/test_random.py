@@ -137,8 +137,9 @@ def test_result_does_not_depend_on_threads():
         "print([hashlib.sha256(np.array(t).tobytes()).hexdigest() for t in x])"
     )
     results = {
-        subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": n, "PYTHONPATH": ":".join(sys.path)},
-                       check=True, capture_output=True, text=True).stdout
+        subprocess.run([sys.executable, "-c", code],
+                       env={**os.environ, "OMP_NUM_THREADS": n, "PYTHONPATH": ":".join(sys.path)}, check=True,
+                       capture_output=True, text=True).stdout
         for n in ("1", "2", "5")
     }
     assert len(results) == 1
