@@ -40,17 +40,26 @@ def _product_shape(a, b, op):
                      shapes=(a.shape, b.shape))
 
 
+def _product_like(like, x, y):
+    """Return ``x @ y`` with rows or columns contiguous as those of `like` are, so that a step that combines the two, as
+    an optimizer's, walks both in the order of memory. The bits are the same."""
+    rows, columns = like.strides[-2:]
+    if rows == 1 and columns != 1:
+        return swapaxes(apply(matmul_p, (swapaxes(y, -1, -2), swapaxes(x, -1, -2))), -1, -2)
+    return apply(matmul_p, (x, y))
+
+
 def _matmul_back(needs, g, out, a, b):
     # The cotangent in a is g @ b^H; with a matrix shared by the whole stack, rows of the stack are rows of one product.
     da = db = None
     if needs[0]:
-        da = sum_to_shape(apply(matmul_p, (g, conjugate(swapaxes(b, -1, -2)))), a.shape)
+        da = sum_to_shape(_product_like(a, g, conjugate(swapaxes(b, -1, -2))), a.shape)
     if needs[1]:
         if b.ndim == 2 and a.ndim > 2:
             rows = reshape(a, (-1, a.shape[-1]))
-            db = apply(matmul_p, (conjugate(swapaxes(rows, -1, -2)), reshape(g, (-1, g.shape[-1]))))
+            db = _product_like(b, conjugate(swapaxes(rows, -1, -2)), reshape(g, (-1, g.shape[-1])))
         else:
-            db = sum_to_shape(apply(matmul_p, (conjugate(swapaxes(a, -1, -2)), g)), b.shape)
+            db = sum_to_shape(_product_like(b, conjugate(swapaxes(a, -1, -2)), g), b.shape)
     return da, db
 
 
