@@ -41,8 +41,8 @@ def _product_shape(a, b, op):
 
 
 def _product_like(like, x, y):
-    """Return ``x @ y`` with rows or columns contiguous as those of `like` are, so that a step that combines the two, as
-    an optimizer's, walks both in the order of memory. The bits are the same."""
+    """Return ``x @ y`` with rows or columns contiguous, as those of `like` are; the bits are the same."""
+    # So a step that combines the two, as an optimizer's, walks both in the order of memory.
     rows, columns = like.strides[-2:]
     if rows == 1 and columns != 1:
         return swapaxes(apply(matmul_p, (swapaxes(y, -1, -2), swapaxes(x, -1, -2))), -1, -2)

@@ -31,11 +31,6 @@ UPSTREAM_FUNCTIONS = tuple(name for name in abi.PROTOTYPES if not name.startswit
 METAL_FUNCTIONS = tuple(name for name in abi.PROTOTYPES if name.startswith("mlxr_metal_") or name in _COMMON)
 
 
-# Handles are given back whenever this many have lost their owners: a call for each would cost as much as the operation
-# that made it.
-_RETIRED_LIMIT = 128
-
-
 @functools.cache
 def packer(count: int, form: str) -> Callable[..., bytes]:
     """Return what packs `count` items of a form that :mod:`struct` knows."""
@@ -51,6 +46,9 @@ class OwnedHandle(ctypes.c_uint64):
 
     __slots__ = ()
 
+    # Handles are given back whenever this many have lost their owners: a call for each would cost as much as the
+    # operation that made it. An attribute, because the last owners die after the names of this module.
+    _retired_limit: ClassVar[int] = 128
     # Of the subclass: handles whose owners have died, and the library that they go back to.
     _retired: ClassVar[list[int]]
     _library: ClassVar[Native | None] = None
@@ -61,7 +59,7 @@ class OwnedHandle(ctypes.c_uint64):
     def __del__(self) -> None:
         retired = self._retired
         retired.append(self.value)
-        if len(retired) >= _RETIRED_LIMIT and self._library is not None:
+        if len(retired) >= self._retired_limit and self._library is not None:
             self._library.collect()
 
     def __repr__(self) -> str:
