@@ -177,6 +177,25 @@ cdef void remainder_block(const float *x, const float *y, out_t out_, Py_ssize_t
         out[i] = (r + y[i] if (r < 0) != (y[i] < 0) else r) if r != 0 else copysign_f32(r, x[i])
 
 
+cdef void exp_run_f32(const float *x, out_t out_, Py_ssize_t n) noexcept nogil:
+    """Blocks without results that overflow or are subnormal do without what those need; the results are the same."""
+    cdef float *out = <float *> out_
+    cdef Py_ssize_t block, start, i, m
+    cdef int32_t beyond
+    for block in range((n + GUARD - 1) // GUARD):
+        start = block * GUARD
+        m = min(<Py_ssize_t> GUARD, n - start)
+        beyond = 0
+        for i in range(start, start + m):
+            beyond |= not (fabsf(x[i]) <= <float> 87.0)
+        if beyond:
+            for i in range(start, start + m):
+                out[i] = exp_f32(x[i])
+        else:
+            for i in range(start, start + m):
+                out[i] = exp_normal_f32(x[i])
+
+
 cdef void sigmoid_run_f32(const float *x, out_t out_, Py_ssize_t n) noexcept nogil:
     """Blocks without arguments beyond 16 do without what those need; the results are the same."""
     cdef float *out = <float *> out_
@@ -261,8 +280,7 @@ cdef int unary_f32(int op, const void *x_, out_t out_, Py_ssize_t n) noexcept no
         for i in range(n):
             out[i] = <float> 1.0 / x[i]
     elif op == EXP:
-        for i in range(n):
-            out[i] = exp_f32(x[i])
+        exp_run_f32(x, out, n)
     elif op == EXPM1:
         for i in range(n):
             out[i] = expm1_f32(x[i])

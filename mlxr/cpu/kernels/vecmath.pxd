@@ -249,6 +249,13 @@ cdef inline float exp_f32(float x) noexcept nogil:
     return scale_f32(<float> 1.0 + tail, float_bits(z) - float_bits(<float> 12582912.0))
 
 
+cdef inline float exp_normal_f32(float x) noexcept nogil:
+    """exp_f32(x), the same bits, where |x| <= 87: the result is normal, and needs one factor."""
+    cdef float z = fused_f32(x, <float> 1.4426950408889634, <float> EXPONENT_MAGIC)
+    cdef float tail = exp_tail_f32(x, z - <float> EXPONENT_MAGIC, <float> 0.0)
+    return (<float> 1.0 + tail) * power_of_two_f32(z)
+
+
 cdef inline float log_f32(float x) noexcept nogil:
     cdef float scaled = x * <float> 8388608.0 if x < <float> 1.1754943508222875e-38 else x
     cdef uint32_t bits = float_bits(scaled)
