@@ -105,7 +105,8 @@ def key(seed, *, device=None):
 
 
 # The key of the generator that serves calls without a key, once it is seeded (mlxr.random does so with the time). A
-# list, so that programs can hold it and compile over it.
+# list, so that programs can hold it and compile over it. The key lives on the CPU: a failure on another device may
+# leave whatever waits there without a value, and the generator serves all devices.
 state: list[Tensor] = []
 _lock = threading.Lock()
 
@@ -123,7 +124,7 @@ def seed(seed):
     ArgumentTypeError
         If `seed` is no int or out of range.
     """
-    state[:] = [key(seed)]
+    state[:] = [key(seed, device="cpu")]
 
 
 def _next_key():

@@ -551,13 +551,18 @@ def test_a_failure_is_told_however_often_the_values_are_asked_for():
     product = backend.lib.gather_mm(array, array, index, index)  # upstream's CPU has no such product
     pending = half + half
     waiting = backend.handle(pending)
+    with mx.default_device("mlx:cpu"):
+        mx.random.seed(3)
+        drawn = mx.random.uniform(shape=(4,)).tolist()
     with pytest.raises(UpstreamError, match="GatherMM"):
         backend.lib.eval(product)
     for read in (np.array, lambda x: np.array(x.reshape(9)), lambda x: np.array(x * 2)):
         with pytest.raises(PoisonedError, match="GatherMM"):
             read(pending)
     del waiting
-    # What the backend keeps for later is not hit.
+    # What the backend keeps for later is not hit, nor is the generator of random numbers.
+    with mx.default_device("mlx:cpu"):
+        assert mx.random.uniform(shape=(4,)).tolist() != drawn
     bfloats = mx.array([-1.0, 2.0], device="mlx:cpu").astype(mx.bfloat16)
     np.testing.assert_array_equal(np.array(mx.nn.relu(bfloats).astype(mx.float32)), [0, 2])
 
